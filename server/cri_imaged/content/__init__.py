@@ -1,0 +1,1 @@
+"""The content store: ingests and blobs."""

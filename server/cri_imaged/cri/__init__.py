@@ -1,0 +1,1 @@
+"""gRPC faces: ImageService, RuntimeService, Node; conversion, error mapping, server set-up."""

@@ -1,0 +1,123 @@
+"""The error taxonomy: what can go wrong, free of gRPC.
+
+Every error that a client may see derives from `ImagedError` and belongs to one `Category`;
+`cri/errors.py` maps categories to gRPC codes. A message names the thing and what to do, and
+never holds a secret. Anything else that escapes is a defect of ours and answers INTERNAL.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+class Category(enum.Enum):
+    """What kind of thing went wrong, from the client's point of view."""
+
+    INVALID = "invalid"
+    NOT_FOUND = "not_found"
+    UNAUTHENTICATED = "unauthenticated"
+    PERMISSION_DENIED = "permission_denied"
+    REGISTRY_UNAVAILABLE = "registry_unavailable"
+    SIGNATURE_REJECTED = "signature_rejected"
+    CORRUPT = "corrupt"
+    EXHAUSTED = "exhausted"
+    UNAVAILABLE = "unavailable"
+
+
+class ImagedError(Exception):
+    """Base of every error with a meaning for the client."""
+
+    category: ClassVar[Category]
+
+
+class InvalidRequestError(ImagedError):
+    """A reference, a request or a truncated ID is malformed or ambiguous."""
+
+    category = Category.INVALID
+
+
+class ConfigError(ImagedError):
+    """The configuration is wrong; the message names the file and the key or line."""
+
+    category = Category.INVALID
+
+
+class NotFoundError(ImagedError):
+    """What was asked for does not exist here (an image, a view, a matching platform)."""
+
+    category = Category.NOT_FOUND
+
+
+class CorruptContentError(ImagedError):
+    """Digest, size or diffID mismatch; malformed document or archive."""
+
+    category = Category.CORRUPT
+
+
+class UnsupportedContentError(CorruptContentError):
+    """A media type, entry type or digest algorithm that is not supported; the message names it."""
+
+
+class LimitExceededError(ImagedError):
+    """Something a stranger controls went over its limit; the message names limit and value."""
+
+    category = Category.EXHAUSTED
+
+
+class NoSpaceError(ImagedError):
+    """The disk or a quota is full (ENOSPC, EDQUOT), or a pull cannot fit."""
+
+    category = Category.EXHAUSTED
+
+
+class QueueFullError(ImagedError):
+    """Too many pulls wait already."""
+
+    category = Category.EXHAUSTED
+
+
+class SignatureRejectedError(ImagedError):
+    """Verification refused the image."""
+
+    category = Category.SIGNATURE_REJECTED
+
+
+class ShuttingDownError(ImagedError):
+    """The daemon is stopping; the client should try again later."""
+
+    category = Category.UNAVAILABLE
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One request to one registry host, as a failed pull reports it."""
+
+    host: str
+    """Host and port, as asked."""
+    url: str
+    """Without query, user information or any other secret."""
+    outcome: str
+    """What the host answered, or why it could not be reached."""
+    seconds: float
+    status: int | None = None
+    codes: tuple[str, ...] = ()
+    """Error codes of the registry's error body (distribution spec, "Error Codes")."""
+
+
+class RegistryError(ImagedError):
+    """Registry hosts did not give what was asked for. Carries every attempt, in order.
+
+    `category` is one of NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED, REGISTRY_UNAVAILABLE:
+    the most telling answer among the hosts.
+    """
+
+    def __init__(self, category: Category, what: str, attempts: tuple[Attempt, ...]) -> None:
+        self.category = category  # type: ignore[misc]  # per instance here, per class elsewhere
+        self.what = what
+        self.attempts = attempts
+        tried = "; ".join(
+            f"{attempt.host}: {attempt.outcome} ({attempt.seconds:.1f} s)" for attempt in attempts
+        )
+        super().__init__(f"{what}: {tried}" if tried else what)

@@ -1,0 +1,1 @@
+"""The use cases: image store, pull, unpack, remove, garbage collection, progress."""

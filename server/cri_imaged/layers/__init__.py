@@ -1,0 +1,1 @@
+"""The applier: decompression, tar reading, confined writing, worker processes."""

@@ -1,0 +1,1 @@
+"""SQLite: schema, migrations, transactions, and the repository of what the node holds."""

@@ -1,0 +1,1 @@
+"""Pure values of the OCI and Docker image formats. No I/O."""

@@ -1,0 +1,1 @@
+"""The distribution client: hosts, authentication, resolver, fetcher."""

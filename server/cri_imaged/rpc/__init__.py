@@ -1,0 +1,1 @@
+"""Generated gRPC stubs; made by `make proto`, never edited."""

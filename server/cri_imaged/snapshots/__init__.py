@@ -1,0 +1,1 @@
+"""Snapshotters: overlay and native behind one interface."""
