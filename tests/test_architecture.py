@@ -1,0 +1,160 @@
+"""The plan of the house as a failing check: who may import whom, and how long a file may be."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+PACKAGE = "cri_imaged"
+SOURCE = Path(__file__).parents[1] / "server" / PACKAGE
+LONGEST_FILE = 400
+BASE = {"ports", "oci", "errors", "limits"}
+
+
+@dataclass(frozen=True)
+class Room:
+    """One room: what of ours it may import, and why no more."""
+
+    may: frozenset[str]
+    because: str
+
+
+def room(because: str, *may: str) -> Room:
+    return Room(frozenset(may), because)
+
+
+_BOUND_BY_PORTS = (
+    "registry, content, snapshots and layers know one another through ports.py alone, so that each "
+    "can be replaced; images/ brings them together"
+)
+
+ROOMS = {
+    "errors": room("the error taxonomy depends on nothing, so that everything may raise it"),
+    "limits": room("limits are plain numbers that everything may read"),
+    "oci": room("oci/ holds pure values; it knows no I/O and no other room", "errors", "limits"),
+    "ports": room("ports.py speaks of values alone", "oci", "errors", "limits"),
+    "rpc": room("generated stubs know nothing of us", "rpc"),
+    "metadata": room("rows and transactions know none of their users", *BASE),
+    "registry": room(_BOUND_BY_PORTS, *BASE),
+    "layers": room(_BOUND_BY_PORTS, *BASE),
+    "content": room(_BOUND_BY_PORTS, *BASE, "metadata"),
+    "snapshots": room(_BOUND_BY_PORTS, *BASE, "metadata"),
+    "images": room(
+        "use cases know the other rooms through ports.py; daemon.py hands them in",
+        *(*BASE, "metadata", "obs"),
+    ),
+    "obs": room("logs, metrics and traces are used by others and use none of them", *BASE),
+    "config": room("configuration is values; daemon.py gives each room its part", *BASE),
+    "cri": room(
+        "a gRPC face converts and calls a use case; stores are behind images/",
+        *(*BASE, "images", "rpc", "obs"),
+    ),
+    "cli": room(
+        "client commands speak to a daemon over its socket; `serve` starts one through daemon.py",
+        *(*BASE, "rpc", "config", "obs", "daemon"),
+    ),
+    "daemon": room(
+        "daemon.py wires every room, and no room knows the command line",
+        *(*BASE, "metadata", "registry", "content", "snapshots", "layers", "images"),
+        *("cri", "rpc", "obs", "config"),
+    ),
+}
+"""ARCHITECTURE.md's table of rooms. A room may always import itself."""
+
+GRPC = {"rpc", "cri", "cli", "daemon"}
+"""Rooms that may know gRPC."""
+
+
+def sources() -> list[Path]:
+    return sorted(SOURCE.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    """The room that a file belongs to: its folder under the package, or its own name."""
+    first = path.relative_to(SOURCE).parts[0]
+    return first.removesuffix(".py")
+
+
+def imports(path: Path, tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """(line, absolute dotted name) of every import, wherever in the file it stands."""
+    package = [PACKAGE, *path.relative_to(SOURCE).parent.parts]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
+
+
+def forbidden(path: Path, tree: ast.AST) -> Iterator[str]:
+    """Each import that the table does not allow, as a sentence."""
+    here = room_of(path)
+    shown = path.relative_to(SOURCE.parent)
+    for line, name in imports(path, tree):
+        top, _, rest = name.partition(".")
+        if top == "grpc" and here not in GRPC:
+            yield f"{shown}:{line} imports {name}: only {', '.join(sorted(GRPC))} may know gRPC"
+        there = rest.partition(".")[0]
+        if top != PACKAGE or not there or there == here or there not in ROOMS:
+            continue
+        if here not in ROOMS:
+            yield f"{shown}:{line}: {here} is no room of ARCHITECTURE.md's table; add it there"
+        elif there not in ROOMS[here].may:
+            yield f"{shown}:{line} imports {name}: {ROOMS[here].because}"
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_follow_the_plan(path: Path) -> None:
+    tree = ast.parse(path.read_text(), str(path))
+    assert list(forbidden(path, tree)) == []
+
+
+def test_every_room_is_in_the_table() -> None:
+    rooms = {room_of(path) for path in sources()} - {"__init__", "__main__"}
+    assert rooms - set(ROOMS) == set(), "give new rooms a row here and in ARCHITECTURE.md"
+
+
+def test_no_file_holds_two_things() -> None:
+    long = {
+        str(path.relative_to(SOURCE)): length
+        for path in sources()
+        if room_of(path) != "rpc" and (length := len(path.read_text().splitlines())) > LONGEST_FILE
+    }
+    assert long == {}, f"longer than {LONGEST_FILE} lines: split by purpose"
+
+
+@pytest.mark.parametrize(
+    ("file", "code", "word"),
+    [
+        ("registry/client.py", "from cri_imaged.content import store", "ports.py"),
+        ("registry/client.py", "from cri_imaged import content", "ports.py"),
+        ("registry/client.py", "from ..content.store import Store", "ports.py"),
+        ("layers/tar.py", "def f():\n    import cri_imaged.snapshots.overlay", "ports.py"),
+        ("errors.py", "from cri_imaged.ports import Lease", "taxonomy"),
+        ("images/pull.py", "import grpc", "gRPC"),
+        ("cri/server.py", "from cri_imaged.content.store import Store", "images/"),
+        ("attic/old.py", "from cri_imaged import errors", "no room"),
+    ],
+)
+def test_the_check_finds_a_forbidden_import(file: str, code: str, word: str) -> None:
+    (found,) = forbidden(SOURCE / file, ast.parse(code))
+    assert word in found
+
+
+@pytest.mark.parametrize(
+    ("file", "code"),
+    [
+        ("registry/client.py", "from cri_imaged.ports import Resolver"),
+        ("registry/client.py", "from . import auth\nfrom .auth import token"),
+        ("content/store.py", "from cri_imaged.metadata.repository import Repository"),
+        ("cri/server.py", "import grpc\nfrom cri_imaged import __version__"),
+        ("registry/client.py", "import aiohttp"),
+    ],
+)
+def test_the_check_allows_what_the_plan_allows(file: str, code: str) -> None:
+    assert list(forbidden(SOURCE / file, ast.parse(code))) == []
