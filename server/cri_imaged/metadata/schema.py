@@ -7,8 +7,13 @@ What holds what: a name holds an image; an image holds blobs and its topmost sna
 and a view hold the snapshot under them; a lease holds blobs and snapshots. All of it is foreign
 keys, and garbage is what nothing holds.
 
-`boot_id` and `durable` say how far a row can be trusted after a power cut: a row that is not
-durable is good only under the boot ID that wrote it.
+`durable` says that what a row speaks of has reached the disk. A row that is not durable is good
+only within the `epoch` (boot and file system) that wrote it: at a start under another epoch such
+rows are verified or dropped before anything is shown.
+
+A blob is `discarded` on purpose once its snapshot is durable, and `lost` where its file is gone or
+wrong. A snapshot is lost where it has neither key nor chain ID: its chain ID is free for another
+one, and images that stand on it are not ready.
 """
 
 from __future__ import annotations
@@ -18,12 +23,15 @@ import sqlite3
 from cri_imaged.errors import ConfigError
 
 _V1 = """
+CREATE TABLE epoch (
+    value TEXT NOT NULL
+);
+
 CREATE TABLE blobs (
     digest TEXT PRIMARY KEY,
     size INTEGER NOT NULL,
-    present INTEGER NOT NULL DEFAULT 1,
+    state TEXT NOT NULL DEFAULT 'present' CHECK (state IN ('present', 'discarded', 'lost')),
     created REAL NOT NULL,
-    boot_id TEXT NOT NULL,
     durable INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 
@@ -38,7 +46,6 @@ CREATE TABLE snapshots (
     inodes INTEGER NOT NULL DEFAULT 0,
     labels TEXT NOT NULL DEFAULT '{}',
     created REAL NOT NULL,
-    boot_id TEXT NOT NULL DEFAULT '',
     durable INTEGER NOT NULL DEFAULT 0,
     UNIQUE (snapshotter, chain_id),
     UNIQUE (snapshotter, key)
@@ -87,6 +94,7 @@ CREATE TABLE images (
     snapshotter TEXT NOT NULL,
     snapshot INTEGER REFERENCES snapshots(id),
     size INTEGER NOT NULL,
+    user TEXT NOT NULL,
     created REAL NOT NULL,
     UNIQUE (handler, target, manifest)
 );
@@ -104,7 +112,6 @@ CREATE TABLE names (
     name TEXT NOT NULL,
     handler TEXT NOT NULL,
     image INTEGER NOT NULL REFERENCES images(id),
-    pinned INTEGER NOT NULL DEFAULT 0,
     updated REAL NOT NULL,
     PRIMARY KEY (name, handler)
 ) WITHOUT ROWID;

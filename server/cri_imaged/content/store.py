@@ -1,0 +1,196 @@
+"""The content store: `blobs/<algorithm>/<hex>` holds verified blobs, `ingest/` growing ones.
+
+A blob's file is in place before its row is, and its row is gone before its file is: what has a
+row has a file. A file without a row is an orphan of a crash, and `reap` removes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from cri_imaged.content.growth import FileSource, Growth
+from cri_imaged.content.ingest import FileIngest
+from cri_imaged.errors import CorruptContentError, LimitExceededError, NotFoundError
+from cri_imaged.metadata import blobs
+from cri_imaged.metadata.database import Database
+from cri_imaged.oci.descriptor import Descriptor
+from cri_imaged.oci.digest import Digest
+from cri_imaged.ports import BlobInfo, Complete, Lease
+
+_READ_BYTES = 1 << 20
+
+
+class Trash(Protocol):
+    """Takes what is to be removed in the background."""
+
+    def put(self, path: Path) -> None:
+        """Move `path` out of sight. What is not there is ignored."""
+        ...
+
+
+class FileContentStore:
+    """A `ContentStore` of files below one directory, known to the metadata database."""
+
+    def __init__(self, directory: Path, database: Database, trash: Trash) -> None:
+        self._blobs = directory / "blobs"
+        self._ingests = directory / "ingest"
+        self._database = database
+        self._trash = trash
+        self._writing: set[Digest] = set()
+        for path in (self._blobs / "sha256", self._blobs / "sha512", self._ingests):
+            path.mkdir(parents=True, exist_ok=True)
+
+    def path(self, digest: Digest) -> Path:
+        """Where the blob's file is, or would be."""
+        return self._blobs / digest.algorithm / digest.hex
+
+    async def info(self, digest: Digest) -> BlobInfo | None:
+        """See `ContentStore.info`."""
+        return await self._database.read(lambda db: blobs.find(db, digest))
+
+    async def hold(self, digest: Digest, lease: Lease) -> bool:
+        """Let `lease` hold the blob. Returns whether it is present, its file included."""
+        held = await self._database.write(lambda db: blobs.hold(db, digest, lease))
+        if held and not self.path(digest).exists():
+            await self._database.write(lambda db: blobs.lost(db, [digest]), durable=True)
+            return False
+        return held
+
+    def open(self, digest: Digest) -> BinaryIO:
+        """See `ContentStore.open`."""
+        try:
+            return self.path(digest).open("rb")
+        except FileNotFoundError:
+            raise NotFoundError(f"blob {digest} is not in the content store") from None
+
+    def source(self, digest: Digest) -> FileSource:
+        """See `ContentStore.source`."""
+        path = self.path(digest)
+        growth = Growth(0)
+        growth.ended(Complete(path.stat().st_size if path.exists() else 0))
+        return FileSource((path,), growth)
+
+    async def read(self, digest: Digest, limit: int) -> bytes:
+        """See `ContentStore.read`."""
+        with self.open(digest) as file:
+            data = await asyncio.to_thread(file.read, limit + 1)
+        if len(data) > limit:
+            raise LimitExceededError(f"blob {digest} has more than {limit} bytes")
+        if Digest.of(data, digest.algorithm) != digest:
+            raise CorruptContentError(f"blob {digest} is damaged on disk")
+        return data
+
+    async def verify(self, digest: Digest) -> bool:
+        """Whether the blob's file has the bytes that its digest names."""
+
+        def intact() -> bool:
+            hasher = digest.hasher()
+            with self.open(digest) as file:
+                while chunk := file.read(_READ_BYTES):
+                    hasher.update(chunk)
+            return digest.matches(hasher)
+
+        try:
+            return await asyncio.to_thread(intact)
+        except NotFoundError:
+            return False
+
+    @asynccontextmanager
+    async def writer(self, descriptor: Descriptor, lease: Lease) -> AsyncIterator[FileIngest]:
+        """See `ContentStore.writer`."""
+        digest = descriptor.digest
+        if digest in self._writing:
+            raise RuntimeError(f"blob {digest} has a writer already")
+        self._writing.add(digest)
+        try:
+            ingest = FileIngest(
+                descriptor,
+                self._ingest_path(digest),
+                self.path(digest),
+                lambda path, info: self._publish(path, info, lease),
+            )
+            try:
+                await ingest.resume()
+                yield ingest
+            finally:
+                ingest.close()
+        finally:
+            self._writing.discard(digest)
+
+    async def put(self, digest: Digest, data: bytes, lease: Lease) -> None:
+        """Store a small document that is at hand. The caller has verified it."""
+        with tempfile.NamedTemporaryFile(dir=self._ingests, prefix="put-", delete=False) as file:
+            file.write(data)
+            os.fchmod(file.fileno(), 0o644)
+        await self._publish(Path(file.name), BlobInfo(digest, len(data), present=True), lease)
+
+    async def reclaim(self, digests: Sequence[Digest]) -> None:
+        """Throw away the files of blobs whose rows are gone or not `present` any more. A blob that
+        came back since then stays."""
+
+        def discard(db: sqlite3.Connection) -> None:
+            for digest in digests:
+                info = blobs.find(db, digest)
+                if info is None or not info.present:
+                    self._trash.put(self.path(digest))
+
+        await self._database.write(discard)
+
+    async def reap(self) -> None:
+        """After a start: throw away files without a row, mark blobs without their file as lost."""
+        known = await self._database.read(blobs.all_present)
+        found: set[Digest] = set()
+        for folder in self._blobs.iterdir():
+            for entry in os.scandir(folder):
+                digest = Digest(f"{folder.name}:{entry.name}")
+                if known.get(digest) == entry.stat().st_size:
+                    found.add(digest)
+                else:
+                    self._trash.put(Path(entry.path))
+        for stray in self._ingests.glob("put-*"):
+            stray.unlink()
+        missing = known.keys() - found
+        if missing:
+            await self._database.write(lambda db: blobs.lost(db, missing), durable=True)
+
+    def drop_ingests(self, *, max_seconds: float = 0.0, max_bytes: int = 0) -> int:
+        """Remove partial blobs that nobody writes: those older than `max_seconds`, then the
+        oldest until they take at most `max_bytes`. Returns the bytes removed."""
+        idle = sorted(
+            (
+                (entry.stat().st_mtime, entry.stat().st_size, Path(entry.path))
+                for entry in os.scandir(self._ingests)
+                if not entry.name.startswith("put-") and _digest_of(entry.name) not in self._writing
+            ),
+            reverse=True,
+        )
+        kept = removed = 0
+        for modified, size, path in idle:
+            kept += size
+            if kept > max_bytes or modified <= time.time() - max_seconds:
+                path.unlink(missing_ok=True)
+                removed += size
+        return removed
+
+    def _ingest_path(self, digest: Digest) -> Path:
+        return self._ingests / f"{digest.algorithm}-{digest.hex}"
+
+    async def _publish(self, path: Path, info: BlobInfo, lease: Lease) -> None:
+        # The rename happens in the transaction, so that `reclaim` sees both or neither.
+        def publish(db: sqlite3.Connection) -> None:
+            path.rename(self.path(info.digest))
+            blobs.insert(db, info.digest, info.size, lease)
+
+        await self._database.write(publish)
+
+
+def _digest_of(ingest_name: str) -> Digest:
+    return Digest(ingest_name.replace("-", ":", 1))

@@ -1,0 +1,69 @@
+"""Rows of blobs. Functions over a connection; `Database` runs them in transactions."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterable
+
+from cri_imaged.oci.digest import Digest
+from cri_imaged.ports import BlobInfo, Lease
+
+
+def find(db: sqlite3.Connection, digest: Digest) -> BlobInfo | None:
+    """The blob's row, or None."""
+    row = db.execute("SELECT size, state FROM blobs WHERE digest = ?", (digest,)).fetchone()
+    return row and BlobInfo(digest, row["size"], row["state"] == "present")
+
+
+def insert(db: sqlite3.Connection, digest: Digest, size: int, lease: Lease | None) -> None:
+    """A blob's file is in place: make it known, not yet durable, held by `lease`."""
+    db.execute(
+        "INSERT INTO blobs (digest, size, created) VALUES (?, ?, ?)"
+        " ON CONFLICT (digest) DO UPDATE SET state = 'present', durable = 0,"
+        " size = excluded.size",
+        (digest, size, time.time()),
+    )
+    if lease is not None:
+        hold(db, digest, lease)
+
+
+def hold(db: sqlite3.Connection, digest: Digest, lease: Lease) -> bool:
+    """Let `lease` hold the blob, unless it is gone. Returns whether the blob is present."""
+    db.execute(
+        "INSERT OR IGNORE INTO lease_blobs (lease, blob)"
+        " SELECT ?, digest FROM blobs WHERE digest = ?",
+        (lease.id, digest),
+    )
+    info = find(db, digest)
+    return info is not None and info.present
+
+
+def all_present(db: sqlite3.Connection) -> dict[Digest, int]:
+    """Digest and size of every blob that should have a file."""
+    rows = db.execute("SELECT digest, size FROM blobs WHERE state = 'present'")
+    return {Digest(row["digest"]): row["size"] for row in rows}
+
+
+def total_bytes(db: sqlite3.Connection) -> tuple[int, int]:
+    """Bytes and number of the blobs that are present."""
+    row = db.execute(
+        "SELECT coalesce(sum(size), 0), count(*) FROM blobs WHERE state = 'present'"
+    ).fetchone()
+    return row[0], row[1]
+
+
+def lost(db: sqlite3.Connection, digests: Iterable[Digest]) -> None:
+    """The blobs' files are gone or wrong."""
+    db.executemany(
+        "UPDATE blobs SET state = 'lost', durable = 0 WHERE digest = ?",
+        [(digest,) for digest in digests],
+    )
+
+
+def unneeded(db: sqlite3.Connection, digest: Digest, size: int) -> None:
+    """The blob's snapshot is there, so its bytes are not fetched: make the digest known."""
+    db.execute(
+        "INSERT OR IGNORE INTO blobs (digest, size, state, created) VALUES (?, ?, 'discarded', ?)",
+        (digest, size, time.time()),
+    )
