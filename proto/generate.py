@@ -80,7 +80,9 @@ def place(generated: Path, target: Path) -> list[Path]:
     written = []
     for folder in (target.parent, target):
         init = folder / "__init__.py"
-        init.write_text('"""Generated gRPC stubs; made by `python proto/generate.py`, never edited."""\n')
+        init.write_text(
+            '"""Generated gRPC stubs; made by `python proto/generate.py`, never edited."""\n'
+        )
         written.append(init)
     for path in sorted(generated.iterdir()):
         if path.name.endswith(SUFFIXES):
