@@ -1,1 +1,1 @@
-"""Logging, metrics and tracing."""
+"""Log, metrics, and the HTTP face that shows the metrics."""
