@@ -53,8 +53,8 @@ class Crictl:
         assert run.returncode == 0, f"crictl {' '.join(arguments)}: {run.stdout}{run.stderr}"
         return run.stdout
 
-    def json(self, *arguments: str) -> Any:
-        return json.loads(self(*arguments, "--output=json"))
+    def json(self, command: str, *arguments: str) -> Any:
+        return json.loads(self(command, "--output=json", *arguments))
 
     def pull(self, reference: str, *options: str) -> str:
         """Pull; returns what crictl says the image's reference is."""

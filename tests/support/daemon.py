@@ -137,9 +137,9 @@ class Daemon:
         with self.channel() as channel:
             api_pb2_grpc.ImageServiceStub(channel).RemoveImage(request, timeout=10)
 
-    def metrics(self) -> str:
+    def metrics(self, path: str = "/metrics") -> str:
         """The metrics page."""
-        url = f"http://127.0.0.1:{self.metrics_port}/v1/metrics"
+        url = f"http://127.0.0.1:{self.metrics_port}{path}"
         with urllib.request.urlopen(url, timeout=10) as answer:
             text: str = answer.read().decode()
             return text

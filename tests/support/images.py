@@ -225,8 +225,9 @@ def write_layout(directory: Path, name: str, *images: Image) -> Path:
 
 def _add_to_index(directory: Path, entry: Mapping[str, Any]) -> None:
     path = directory / "index.json"
-    manifests: Sequence[Any] = json.loads(path.read_text())["manifests"] if path.exists() else []
-    document = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [*manifests, entry]}
+    present: Sequence[Any] = json.loads(path.read_text())["manifests"] if path.exists() else []
+    others = [each for each in present if each["annotations"] != entry["annotations"]]
+    document = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [*others, entry]}
     path.write_text(json.dumps(document))
 
 

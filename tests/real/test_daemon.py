@@ -1,0 +1,129 @@
+"""The process itself: its socket, its lock, its signals, what generic gRPC tools ask."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import stat
+from collections.abc import Iterator
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+    ProtoReflectionDescriptorDatabase,
+)
+
+from tests.real.conftest import Scratch
+from tests.support.daemon import PROGRAM, Daemon
+from tests.support.process import Process, wait_until
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture
+def fresh(scratch: Scratch) -> Iterator[Daemon]:
+    with Daemon(scratch("daemon"), snapshotter="native") as running:
+        yield running
+
+
+def test_the_socket_is_for_owner_and_group(fresh: Daemon) -> None:
+    assert stat.S_IMODE(fresh.socket.stat().st_mode) == 0o660
+
+
+def test_sigterm_removes_the_socket(fresh: Daemon) -> None:
+    fresh.stop()
+    assert not fresh.socket.exists()
+
+
+def test_a_stale_socket_is_replaced(fresh: Daemon) -> None:
+    fresh.kill()
+    assert fresh.socket.exists()
+    fresh.start()
+    assert fresh.images() == []
+
+
+def refusal(fresh: Daemon, *options: str) -> str:
+    """What a second daemon says that must not start."""
+    second = Process(
+        [str(PROGRAM), "serve", "--config", str(fresh.config), "--metrics-address", "", *options],
+        fresh.directory / "second.log",
+    )
+    second.start()
+    wait_until(lambda: not second.running, "the second daemon gives up")
+    assert second.stop() != 0
+    return second.log()
+
+
+def test_a_live_socket_is_refused(fresh: Daemon) -> None:
+    said = refusal(fresh, "--root", str(fresh.directory / "other"))
+    assert str(fresh.socket) in said
+    assert "Traceback" not in said
+    assert fresh.images() == []
+
+
+def test_a_root_in_use_is_refused(fresh: Daemon) -> None:
+    said = refusal(fresh, "--address", str(fresh.directory / "other.sock"))
+    assert str(fresh.root) in said
+    assert "Traceback" not in said
+    assert fresh.images() == []
+
+
+def test_an_unknown_key_is_an_error_that_names_it(fresh: Daemon) -> None:
+    fresh.stop()
+    fresh.config.write_text(fresh.config.read_text() + "\n[image.limits]\nmanifest_byts = 1\n")
+    said = refusal(fresh)
+    assert "manifest_byts" in said
+    assert str(fresh.config) in said
+    assert "Traceback" not in said
+
+
+def test_health(fresh: Daemon) -> None:
+    with fresh.channel() as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        for service in ("", "runtime.v1.ImageService"):
+            answer = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=10)
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_reflection(fresh: Daemon) -> None:
+    with fresh.channel() as channel:
+        services = set(ProtoReflectionDescriptorDatabase(channel).get_services())
+    assert {"runtime.v1.ImageService", "runtime.v1.RuntimeService"} <= services
+    assert "cri_imaged.node.v1.Node" in services
+
+
+def test_ready_is_notified(scratch: Scratch) -> None:
+    folder = scratch("notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(folder / "notify.sock"))
+        manager.settimeout(60)
+        os.environ["NOTIFY_SOCKET"] = str(folder / "notify.sock")
+        try:
+            daemon = Daemon(folder / "daemon", snapshotter="native")
+        finally:
+            del os.environ["NOTIFY_SOCKET"]
+        daemon.process.start()
+        try:
+            told = manager.recv(4096).decode().splitlines()
+            assert "READY=1" in told
+            assert daemon.images() == []  # it answers as soon as it says so
+        finally:
+            daemon.stop()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_stops_cleanly_when_told(fresh: Daemon, number: signal.Signals) -> None:
+    assert fresh.process.stop(number=number) == 0
+
+
+def test_pulls_are_told_in_one_line(fresh: Daemon, busybox_reference: str) -> None:
+    image_id = fresh.pull(busybox_reference)
+    with pytest.raises(grpc.RpcError):
+        fresh.pull(busybox_reference + "-unknown")
+    fresh.stop()
+    lines = [line for line in fresh.log_lines() if "PullImage" in str(line)]
+    told = [line for line in lines if busybox_reference in str(line)]
+    assert len([line for line in told if image_id in str(line)]) == 1
+    assert len([line for line in told if "-unknown" in str(line)]) == 1
