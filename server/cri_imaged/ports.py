@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Protocol, TypeAlias
+from typing import BinaryIO, Literal, Protocol, TypeAlias
 
 from cri_imaged.oci.descriptor import Descriptor
 from cri_imaged.oci.digest import Digest
@@ -30,6 +30,8 @@ class Credentials:
 
     username: str = field(default="", repr=False)
     password: str = field(default="", repr=False)
+    auth: str = field(default="", repr=False)
+    """Base64 of `user:password`."""
     identity_token: str = field(default="", repr=False)
     registry_token: str = field(default="", repr=False)
     server_address: str = ""
@@ -139,12 +141,12 @@ class LayerSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BlobInfo:
-    """A committed blob."""
+    """A blob that was verified once."""
 
     digest: Digest
     size: int
-    present: bool
-    """False where the blob was discarded after its snapshot became durable."""
+    state: Literal["present", "discarded", "lost"] = "present"
+    """Discarded: dropped on purpose, its snapshot is there. Lost: its file is gone or damaged."""
 
 
 class Ingest(Protocol):
@@ -178,7 +180,15 @@ class ContentStore(Protocol):
     """Blobs by digest. What is in it was verified."""
 
     async def info(self, digest: Digest) -> BlobInfo | None:
-        """The blob, or None where it was never committed (or is gone)."""
+        """The blob, or None where it was never committed."""
+        ...
+
+    async def hold(self, digest: Digest, lease: Lease) -> BlobInfo | None:
+        """Let `lease` hold the blob, whatever its state. None where it was never committed."""
+        ...
+
+    async def put(self, digest: Digest, data: bytes, lease: Lease) -> None:
+        """Store a small document that is at hand. The caller has verified it."""
         ...
 
     def open(self, digest: Digest) -> BinaryIO:

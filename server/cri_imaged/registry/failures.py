@@ -1,0 +1,142 @@
+"""How one request to one host failed, and what many such failures mean together (pure)."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+
+from cri_imaged.errors import (
+    Attempt,
+    Category,
+    CorruptContentError,
+    ImagedError,
+    LimitExceededError,
+    RegistryError,
+)
+from cri_imaged.registry.redaction import redact
+
+_SHOWN_CODES = 5
+_SHOWN_TEXT = 200
+
+
+class Kind(enum.Enum):
+    """What a failure says of the host and of the content."""
+
+    UNREACHABLE = "unreachable"
+    """No connection, a transient status, a broken or stalled body: trying again may help."""
+    REFUSED = "refused"
+    """TLS, redirect or realm rules forbid to go on; trying again will not help."""
+    NOT_FOUND = "not found"
+    UNAUTHENTICATED = "unauthenticated"
+    PERMISSION_DENIED = "permission denied"
+    CORRUPT = "corrupt"
+    """The host has something else under this digest, or no valid document."""
+    TOO_LARGE = "too large"
+    PROGRESS = "progress"
+    """No byte within the progress timeout: the pull ends."""
+
+
+class HostFailure(Exception):  # noqa: N818  # not an error of the daemon: one host's answer
+    """One host did not give what was asked for. Its text holds no secret."""
+
+    def __init__(
+        self,
+        kind: Kind,
+        outcome: str,
+        *,
+        status: int | None = None,
+        codes: tuple[str, ...] = (),
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(outcome)
+        self.kind = kind
+        self.outcome = outcome
+        self.status = status
+        self.codes = codes
+        self.retry_after = retry_after
+        """Seconds that the host asked to wait."""
+
+    @property
+    def retryable(self) -> bool:
+        """Whether the same host may succeed later."""
+        return self.kind is Kind.UNREACHABLE
+
+    @property
+    def unhealthy(self) -> bool:
+        """Whether the host is to be tried last for a while."""
+        return self.kind in (Kind.UNREACHABLE, Kind.REFUSED, Kind.CORRUPT, Kind.PROGRESS)
+
+
+class _Error(msgspec.Struct):
+    code: str = ""
+    message: str = ""
+
+
+class _Errors(msgspec.Struct):
+    errors: list[_Error] = []
+
+
+def describe_body(body: bytes, secrets: Iterable[str]) -> tuple[tuple[str, ...], str]:
+    """Error codes and a short text from a registry's error body (distribution spec, "Error
+    Codes"); empty where it is something else. `secrets` are left out: a host may echo them."""
+    try:
+        errors = msgspec.json.decode(body, type=_Errors).errors[:_SHOWN_CODES]
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return (), ""
+    kept = tuple(secrets)
+    codes = tuple(printable(redact(error.code, kept), 80) for error in errors if error.code)
+    text = "; ".join(
+        ": ".join(printable(redact(part, kept), _SHOWN_TEXT) for part in parts if part)
+        for parts in ((error.code, error.message) for error in errors)
+    )
+    return codes, text
+
+
+def printable(text: str, limit: int) -> str:
+    """A stranger's text, made fit for one line of a message."""
+    shown = "".join(char if char.isprintable() else "?" for char in text[:limit])
+    return shown + "…" if len(text) > limit else shown
+
+
+AUTHORITATIVE = (Kind.UNAUTHENTICATED, Kind.PERMISSION_DENIED, Kind.NOT_FOUND)
+"""Final where the registry itself says it."""
+_RANKS: Mapping[Kind, int] = {
+    Kind.PROGRESS: 0,
+    Kind.UNAUTHENTICATED: 1,
+    Kind.PERMISSION_DENIED: 2,
+    Kind.UNREACHABLE: 3,
+    Kind.REFUSED: 4,
+    Kind.TOO_LARGE: 5,
+    Kind.CORRUPT: 6,
+    Kind.NOT_FOUND: 7,
+}
+_CATEGORIES: Mapping[Kind, Category] = {
+    Kind.UNAUTHENTICATED: Category.UNAUTHENTICATED,
+    Kind.PERMISSION_DENIED: Category.PERMISSION_DENIED,
+    Kind.NOT_FOUND: Category.NOT_FOUND,
+}
+
+
+def most_telling(kinds: Sequence[Kind]) -> Kind:
+    """What each host's last failure, in the order of the configuration, means together.
+
+    The last host is the registry itself: what it says of existence and permission decides.
+    Otherwise a denial weighs most, and "not found" needs every host to say so.
+    """
+    if kinds[-1] in AUTHORITATIVE and Kind.PROGRESS not in kinds:
+        return kinds[-1]
+    return min(kinds, key=lambda kind: _RANKS[kind])
+
+
+def conclude(kind: Kind, what: str, attempts: Sequence[Attempt]) -> ImagedError:
+    """The error that a client sees when no host succeeded."""
+    error = RegistryError(
+        _CATEGORIES.get(kind, Category.REGISTRY_UNAVAILABLE), what, tuple(attempts)
+    )
+    if kind is Kind.CORRUPT:
+        return CorruptContentError(str(error))
+    if kind is Kind.TOO_LARGE:
+        return LimitExceededError(str(error))
+    return error

@@ -1,0 +1,128 @@
+"""Registry hosts: which may serve a reference, in which order, with which settings.
+
+Pure; behaviour as containerd's docs/hosts.md and core/remotes/docker/config.
+"""
+
+from __future__ import annotations
+
+import enum
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cri_imaged.oci.reference import DOCKER_HUB
+
+DOCKER_HUB_HOST = "registry-1.docker.io"
+DOCKER_HUB_ALIASES = frozenset({DOCKER_HUB, "index.docker.io", DOCKER_HUB_HOST})
+DIAL_SECONDS = 30.0
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
+
+
+class Capability(enum.Flag):
+    """What a host may be asked for. Resolving a tag takes more trust than serving a digest."""
+
+    PULL = enum.auto()
+    RESOLVE = enum.auto()
+    PUSH = enum.auto()
+    REFERRERS = enum.auto()
+
+
+ALL_CAPABILITIES = Capability.PULL | Capability.RESOLVE | Capability.PUSH | Capability.REFERRERS
+
+
+@dataclass(frozen=True, slots=True)
+class TlsSettings:
+    """How a host's certificate is verified and which client certificates it is shown."""
+
+    authorities: tuple[Path, ...] = ()
+    """PEM files trusted besides the system's authorities."""
+    clients: tuple[tuple[Path, Path | None], ...] = ()
+    """(certificate, key) files; None where the key is in the certificate's file."""
+    skip_verify: bool | None = None
+
+    @property
+    def configured(self) -> bool:
+        """Whether anything was said about TLS."""
+        return bool(self.authorities or self.clients or self.skip_verify is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """One host that may serve a reference."""
+
+    scheme: str
+    authority: str
+    """Host and port as configured: `mirror.example:5000`, `[::1]:5000`."""
+    path: str = "/v2"
+    """Root of the distribution API, without a trailing slash."""
+    capabilities: Capability = ALL_CAPABILITIES
+    tls: TlsSettings = TlsSettings()
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    dial_seconds: float = DIAL_SECONDS
+    plain_fallback: bool = False
+    """TLS is tried first and plain http where the server does not speak it: only for loopback,
+    and where http was configured together with TLS settings."""
+
+    def url(self, path: str) -> str:
+        """The address of `path` below the API's root, for reports."""
+        return f"{self.scheme}://{self.authority}{self.path}/{path}"
+
+    def is_proxy_for(self, registry: str) -> bool:
+        """Whether requests for `registry` must say so with `?ns=`."""
+        if self.authority == registry:
+            return False
+        return not (registry == DOCKER_HUB and self.authority == DOCKER_HUB_HOST)
+
+
+def default_host(registry: str) -> Host:
+    """The host of a registry for which nothing is configured.
+
+    Loopback hosts speak plain http or TLS with any certificate; all others verified https.
+    """
+    if registry == DOCKER_HUB:
+        return Host("https", DOCKER_HUB_HOST)
+    name, port = split_port(registry)
+    if not is_loopback(name):
+        return Host("https", registry)
+    if port == "80":
+        return Host("http", registry)
+    return Host(
+        "https",
+        registry,
+        tls=TlsSettings(skip_verify=True),
+        plain_fallback=port not in ("", "443"),
+    )
+
+
+def split_port(authority: str) -> tuple[str, str]:
+    """Name (brackets of IPv6 removed) and port (empty where there is none) of an authority."""
+    name, colon, port = authority.rpartition(":")
+    if not colon or authority.endswith("]"):
+        name, port = authority, ""
+    return name.removeprefix("[").removesuffix("]"), port
+
+
+def is_loopback(name: str) -> bool:
+    """Whether `name` is `localhost` or a loopback address."""
+    if name == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def canonical_authority(authority: str, scheme: str = "https") -> str:
+    """An authority for comparison: lower case, without the scheme's default port, with Docker
+    Hub's aliases made one."""
+    authority = authority.lower()
+    _name, port = split_port(authority)
+    if port == _DEFAULT_PORTS.get(scheme):
+        authority = authority.removesuffix(f":{port}")
+    return DOCKER_HUB if authority in DOCKER_HUB_ALIASES else authority
+
+
+def capable(hosts: Sequence[Host], wanted: Capability) -> tuple[Host, ...]:
+    """The hosts that have all `wanted` capabilities, in order."""
+    return tuple(host for host in hosts if host.capabilities & wanted == wanted)

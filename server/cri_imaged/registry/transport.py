@@ -1,0 +1,291 @@
+"""One HTTP request: connections, TLS, proxies, redirects and timeouts.
+
+Credentials and configured headers go to the origin they are meant for and to no redirect's target.
+Every failure is a `HostFailure` whose text is our own: those of the HTTP library hold URLs, and
+URLs hold signatures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+
+import aiohttp
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
+
+from cri_imaged import __version__
+from cri_imaged.limits import Limits
+from cri_imaged.registry.addresses import PrivateAddressError, PublicResolver, is_private
+from cri_imaged.registry.failures import HostFailure, Kind
+from cri_imaged.registry.hosts import Host
+from cri_imaged.registry.proxies import Proxies
+from cri_imaged.registry.tls import TlsContexts, explain_verification
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_READ_BUFFER = 1 << 20
+_HEADER_LINE = 16 << 10
+_IDLE_SECONDS = 30.0
+_PROBE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to ask of `host`."""
+
+    url: URL
+    host: Host
+    """Whose TLS settings, dial timeout and headers are used."""
+    method: str = "GET"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Sent to a redirect's target as well."""
+    own_headers: CIMultiDict[str] = field(default_factory=CIMultiDict, repr=False)
+    """Sent to the URL's own origin only."""
+    form: Mapping[str, str] | None = field(default=None, repr=False)
+    public_only: bool = False
+    """Refuse private addresses, also behind a redirect."""
+
+
+class Response:
+    """An open response. Close it."""
+
+    def __init__(self, response: aiohttp.ClientResponse, redirected_to: str | None) -> None:
+        self._response = response
+        self.status = response.status
+        self.headers: CIMultiDictProxy[str] = response.headers
+        self.redirected_to = redirected_to
+        """Host and port of the redirect's target, where the origin itself did not answer."""
+
+    @property
+    def status_line(self) -> str:
+        """Status and reason, and who gave it where that was a redirect's target."""
+        line = f"{self.status} {(self._response.reason or '')[:80]}".rstrip()
+        return f"{line} from {self.redirected_to}" if self.redirected_to else line
+
+    def limit_silence(self, seconds: float) -> None:
+        """From now on, `read` fails after `seconds` in which the peer sends nothing."""
+        connection = self._response.connection
+        if connection is not None and connection.protocol is not None:
+            connection.protocol.read_timeout = seconds
+            connection.protocol.start_timeout()
+
+    async def read(self) -> bytes:
+        """Some bytes of the body; none at its end. Raises `HostFailure`."""
+        try:
+            return await self._response.content.readany()
+        except (TimeoutError, aiohttp.ClientError, OSError, RuntimeError) as error:
+            raise _explain_body(error) from None
+
+    async def read_all(self, limit: int) -> bytes | None:
+        """The whole body, or None where it is longer than `limit` bytes. Raises `HostFailure`."""
+        body = bytearray()
+        while chunk := await self.read():
+            body += chunk
+            if len(body) > limit:
+                return None
+        return bytes(body)
+
+    def close(self) -> None:
+        """Give the connection back where the body was read to its end; close it otherwise."""
+        self._response.release()
+
+
+class Transport:
+    """Sends requests. An async context manager that owns the connections."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        response_header_timeout: float,
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
+        self._redirects = limits.redirects
+        self._header_timeout = response_header_timeout
+        self._proxies = Proxies.from_environment(environ)
+        self._contexts = TlsContexts()
+        self._plain: set[str] = set()
+
+    async def __aenter__(self) -> Transport:
+        self._session = _open_session(None)
+        self._public_session = _open_session(PublicResolver())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._session.close()
+        await self._public_session.close()
+
+    def scheme(self, host: Host) -> str:
+        """What `host` is spoken to in, as far as is known by now."""
+        return "http" if host.authority in self._plain else host.scheme
+
+    async def send(self, request: Request) -> Response:
+        """Send `request` and follow redirects.
+
+        Raises:
+            HostFailure: no response at all, or a redirect that must not be followed.
+            ConfigError: the host's TLS files are unusable.
+        """
+        if not request.host.plain_fallback:
+            return await self._follow(request)
+        plain = replace(request, url=request.url.with_scheme("http"))
+        if request.host.authority in self._plain:
+            return await self._follow(plain)
+        try:
+            return await self._follow(request)
+        except _NoTlsError:
+            response = await self._follow(plain)
+            self._plain.add(request.host.authority)
+            return response
+
+    async def _follow(self, request: Request) -> Response:
+        url, form = request.url, request.form
+        method = request.method
+        for _ in range(self._redirects + 1):
+            response = await self._once(request, url, method, form)
+            if response.status not in _REDIRECTS:
+                crossed = url.origin() != request.url.origin()
+                return Response(response, _authority(url) if crossed else None)
+            response.release()
+            if request.form is not None:
+                raise HostFailure(Kind.REFUSED, "answers a form with a redirect")
+            url = self._target(url, response.headers.get("Location"))
+        raise HostFailure(Kind.REFUSED, f"more than {self._redirects} redirects")
+
+    async def _once(
+        self, request: Request, url: URL, method: str, form: Mapping[str, str] | None
+    ) -> aiohttp.ClientResponse:
+        own = url.origin() == request.url.origin()
+        headers: CIMultiDict[str] = CIMultiDict({"User-Agent": f"cri-imaged/{__version__}"})
+        headers["Accept-Encoding"] = "identity"
+        headers.update(request.headers)
+        if own:
+            for name in request.own_headers:
+                headers.popall(name, None)
+            headers.extend(request.own_headers)
+        if request.public_only and is_private(url.host or ""):
+            raise HostFailure(Kind.REFUSED, f"leads to the private address {url.host}")
+        session = self._public_session if request.public_only else self._session
+        proxy = self._proxies.proxy_for(url)
+        fallback = request.host.plain_fallback and url.scheme == "https"
+        dial = (
+            min(request.host.dial_seconds, _PROBE_SECONDS)
+            if fallback
+            else (request.host.dial_seconds)
+        )
+        try:
+            return await session.request(
+                method,
+                url,
+                headers=headers,
+                data=form,
+                allow_redirects=False,
+                ssl=await self._tls(request.host, own) if url.scheme == "https" else True,
+                proxy=proxy,
+                timeout=aiohttp.ClientTimeout(connect=dial, sock_read=self._header_timeout),
+            )
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
+            raise _explain(error, _authority(url), self._header_timeout, dial, fallback) from None
+
+    async def _tls(self, host: Host, own: bool) -> ssl.SSLContext:
+        settings = host.tls if own else replace(host.tls, clients=())
+        return await asyncio.to_thread(self._contexts.get, settings)
+
+    @staticmethod
+    def _target(url: URL, location: str | None) -> URL:
+        if not location:
+            raise HostFailure(Kind.REFUSED, "redirects without saying where to")
+        try:
+            target = url.join(URL(location, encoded=True))
+        except ValueError:
+            raise HostFailure(Kind.REFUSED, "redirects to a malformed URL") from None
+        if target.scheme not in ("http", "https") or not target.host:
+            raise HostFailure(Kind.REFUSED, "redirects to something that is not http or https")
+        if url.scheme == "https" and target.scheme == "http":
+            raise HostFailure(
+                Kind.REFUSED, f"redirects from https to http at {_authority(target)}: refused"
+            )
+        return target.with_user(None) if target.user is not None else target
+
+
+class _NoTlsError(HostFailure):
+    """The peer does not speak TLS."""
+
+
+def _open_session(resolver: PublicResolver | None) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_SECONDS, resolver=resolver),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        read_bufsize=_READ_BUFFER,
+        max_line_size=_HEADER_LINE,
+        max_field_size=_HEADER_LINE,
+    )
+
+
+def _authority(url: URL) -> str:
+    return f"{url.host_subcomponent}:{url.port}"
+
+
+def _explain(
+    error: Exception, authority: str, header_timeout: float, dial: float, fallback: bool
+) -> HostFailure:
+    """Why there was no response."""
+    kind = Kind.UNREACHABLE
+    failure = _NoTlsError if fallback else HostFailure
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        cause = error.certificate_error
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return HostFailure(Kind.REFUSED, explain_verification(cause, authority))
+        return HostFailure(Kind.REFUSED, f"TLS: the certificate of {authority} was refused")
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        if isinstance(error.os_error, PrivateAddressError):
+            return HostFailure(Kind.REFUSED, f"{authority} leads to a private address")
+        return HostFailure(kind, f"the name of {authority} does not resolve")
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        return HostFailure(kind, f"the proxy cannot be reached: {_reason(error.os_error)}")
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return HostFailure(kind, f"the proxy answered {error.status}")
+    if isinstance(error, aiohttp.ClientConnectorSSLError):
+        return failure(kind, f"TLS handshake with {authority} failed: {_reason(error.os_error)}")
+    if isinstance(error, aiohttp.ClientConnectorError):
+        reset = not isinstance(error.os_error, ConnectionRefusedError)
+        return (failure if reset else HostFailure)(
+            kind, f"cannot connect to {authority}: {_reason(error.os_error)}"
+        )
+    if isinstance(error, aiohttp.SocketTimeoutError):
+        return HostFailure(kind, f"no response headers within {header_timeout:g} s")
+    if isinstance(error, asyncio.TimeoutError):
+        return failure(kind, f"cannot connect to {authority} within {dial:g} s")
+    if isinstance(error, (aiohttp.ServerDisconnectedError, OSError)):
+        return HostFailure(kind, f"connection lost before the response: {_reason(error)}")
+    if isinstance(error, aiohttp.ClientResponseError):
+        return HostFailure(kind, "the response is malformed or its headers are too large")
+    return HostFailure(kind, f"the request failed ({type(error).__name__})")
+
+
+def _explain_body(error: Exception) -> HostFailure:
+    """Why a body broke off."""
+    if isinstance(error, asyncio.TimeoutError):
+        return HostFailure(Kind.UNREACHABLE, "the body stalled")
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return HostFailure(Kind.UNREACHABLE, "the body was cut short")
+    return HostFailure(Kind.UNREACHABLE, f"connection lost in the body: {_reason(error)}")
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, ssl.SSLError):
+        return (error.reason or "protocol error").lower().replace("_", " ")
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return {"ServerDisconnectedError": "closed by the peer"}.get(
+        type(error).__name__, type(error).__name__
+    )

@@ -1,0 +1,171 @@
+"""Tries one thing at several hosts until one of them does it or the budget is used up."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+import structlog
+
+from cri_imaged.errors import Attempt, ImagedError
+from cri_imaged.registry.failures import AUTHORITATIVE, HostFailure, Kind, conclude, most_telling
+from cri_imaged.registry.hosts import Host
+from cri_imaged.registry.retry import RetryPolicy
+
+_log = structlog.get_logger(__name__)
+_T = TypeVar("_T")
+_KEPT_ATTEMPTS = 20
+UNHEALTHY_SECONDS = 30.0
+
+
+class HostHealth:
+    """Which hosts failed lately, over all pulls: they are tried last for a while."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._failed: dict[str, float] = {}
+
+    def failed(self, host: Host) -> None:
+        """The host could not be reached or delivered something wrong."""
+        self._failed[host.authority] = self._clock()
+
+    def succeeded(self, host: Host) -> None:
+        """The host delivered."""
+        self._failed.pop(host.authority, None)
+
+    def is_suspect(self, host: Host) -> bool:
+        """Whether the host failed within the last `UNHEALTHY_SECONDS`."""
+        failed = self._failed.get(host.authority)
+        return failed is not None and self._clock() - failed < UNHEALTHY_SECONDS
+
+
+class _Standing:
+    """Where one host stands within one `Tries`."""
+
+    __slots__ = ("failures", "host", "last", "not_before", "out")
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.failures = 0
+        self.not_before = 0.0
+        self.last: Kind | None = None
+        self.out = False
+
+
+class Tries:
+    """One budget of tries, shared by all requests that serve one purpose.
+
+    Every host is tried once before any is tried again. A host whose answer is final is not asked
+    again; the others are, after the policy's wait or the one they asked for.
+    """
+
+    def __init__(
+        self,
+        hosts: Sequence[Host],
+        what: str,
+        policy: RetryPolicy,
+        health: HostHealth,
+    ) -> None:
+        """`what` begins the error's message: what could not be done."""
+        self._standings = [_Standing(host) for host in hosts]
+        self._what = what
+        self._policy = policy
+        self._health = health
+        self._first_failure: float | None = None
+        self._attempts: list[Attempt] = []
+
+    async def run(self, call: Callable[[Host], Awaitable[_T]], url: Callable[[Host], str]) -> _T:
+        """The first success of `call`, which raises `HostFailure` where a host fails. `url`
+        gives the address for the report, without secrets.
+
+        Raises:
+            RegistryError, CorruptContentError, LimitExceededError: see `failures.conclude`.
+        """
+        while True:
+            standing = await self._next()
+            started = time.monotonic()
+            try:
+                result = await call(standing.host)
+            except HostFailure as failure:
+                self.failed(standing.host, failure, url(standing.host), started)
+            else:
+                self._health.succeeded(standing.host)
+                return result
+
+    def failed(self, host: Host, failure: HostFailure, url: str, started: float) -> None:
+        """Count a failure; `started` is the monotonic time of the request's begin."""
+        now = time.monotonic()
+        if self._first_failure is None:
+            self._first_failure = now
+        if failure.unhealthy:
+            self._health.failed(host)
+        standing = next(standing for standing in self._standings if standing.host is host)
+        standing.failures += 1
+        standing.last = failure.kind
+        standing.out = not failure.retryable
+        jitter = random.random()  # noqa: S311  # spreads load, guards nothing
+        standing.not_before = now + self._policy.delay(
+            standing.failures, failure.retry_after, jitter
+        )
+        attempt = Attempt(
+            host.authority, url, failure.outcome, now - started, failure.status, failure.codes
+        )
+        del self._attempts[: len(self._attempts) + 1 - _KEPT_ATTEMPTS]
+        self._attempts.append(attempt)
+        _log.info(
+            "registry.host_failed",
+            host=host.authority,
+            url=url,
+            outcome=failure.outcome,
+            seconds=round(attempt.seconds, 3),
+        )
+        if failure.kind is Kind.PROGRESS:
+            raise conclude(failure.kind, self._what, self._attempts)
+
+    def progressed(self) -> None:
+        """Enough was delivered: the budget is whole again."""
+        self._first_failure = None
+        for standing in self._standings:
+            standing.failures = 0
+
+    def exclude(self, host: Host) -> None:
+        """Do not ask this host again: what it delivered was wrong."""
+        for standing in self._standings:
+            if standing.host is host:
+                standing.out, standing.last = True, Kind.CORRUPT
+
+    async def _next(self) -> _Standing:
+        while True:
+            now = time.monotonic()
+            live = [
+                standing
+                for standing in self._standings
+                if not standing.out and standing.failures < self._policy.tries
+            ]
+            if not live or self._registry_decided():
+                raise self._conclusion()
+            ready = [standing for standing in live if standing.not_before <= now]
+            if ready:
+                return min(ready, key=self._rank)
+            wake = min(standing.not_before for standing in live)
+            if (
+                self._first_failure is not None
+                and wake > self._first_failure + self._policy.seconds
+            ):
+                raise self._conclusion()
+            await asyncio.sleep(wake - now)
+
+    def _rank(self, standing: _Standing) -> tuple[int, bool]:
+        return standing.failures, self._health.is_suspect(standing.host)
+
+    def _registry_decided(self) -> bool:
+        """The registry itself gave its final answer and every mirror was asked."""
+        last = self._standings[-1].last
+        return last in AUTHORITATIVE and all(standing.last for standing in self._standings)
+
+    def _conclusion(self) -> ImagedError:
+        kinds = [standing.last or Kind.CORRUPT for standing in self._standings]
+        return conclude(most_telling(kinds), self._what, self._attempts)
