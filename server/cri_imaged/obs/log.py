@@ -1,0 +1,117 @@
+"""Sets up the log: structlog on standard error, JSON or for people.
+
+What libraries log through `logging` goes the same way. Fields bound with
+`structlog.contextvars` appear in every line of their task.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any, Literal, TextIO
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+Level = Literal["debug", "info", "warn", "error"]
+Format = Literal["json", "console"]
+
+CENSORED = "[censored]"
+
+_LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warn": logging.WARNING,
+    "error": logging.ERROR,
+}
+_SECRET_KEY = re.compile(
+    r"auth|.*(?:password|passwd|secret|token|authorization|cookie|credential|apikey|privatekey)s?"
+)
+_SECRET_TEXT = re.compile(
+    r"(?P<scheme>\b(?:Basic|Bearer)\s+)[A-Za-z0-9._~+/=-]{8,}"
+    r"|(?P<url>\b[a-z][a-z0-9+.-]*://)[^\s/@]+@",
+    re.IGNORECASE,
+)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_MULTILINE = {"exception", "stack"}
+
+
+def configure(level: Level, form: Format, stream: TextIO | None = None) -> None:
+    """Log to `stream` (standard error) from now on, in the whole process."""
+    stream = stream or sys.stderr
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+        structlog.processors.format_exc_info,
+        censor,
+    ]
+    renderer: list[Processor] = (
+        [structlog.processors.JSONRenderer()]
+        if form == "json"
+        else [escape_controls, structlog.dev.ConsoleRenderer(colors=stream.isatty())]
+    )
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *shared],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(_LEVELS[level])
+
+
+def censor(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Hide what looks like a secret, by its key or its form: the last line of defence behind code
+    that does not log secrets in the first place."""
+    return {key: _censored(key, value) for key, value in event.items()}
+
+
+def _censored(key: object, value: Any) -> Any:
+    # logging's record object and its arguments are rendered already; they are not printed.
+    if isinstance(key, str) and key.startswith("_"):
+        return value
+    if isinstance(key, str) and value and _SECRET_KEY.fullmatch(re.sub(r"[-_]", "", key.lower())):
+        return CENSORED
+    if isinstance(value, Mapping):
+        return {name: _censored(name, item) for name, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_censored(None, item) for item in value]
+    if isinstance(value, str):
+        return _SECRET_TEXT.sub(_hide, value)
+    return value
+
+
+def _hide(match: re.Match[str]) -> str:
+    if match["url"]:
+        return f"{match['url']}{CENSORED}@"
+    return f"{match['scheme']}{CENSORED}"
+
+
+def escape_controls(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Show control characters as escapes; a traceback keeps its lines."""
+    return {
+        key: escaped(value) if isinstance(value, str) and key not in _MULTILINE else value
+        for key, value in event.items()
+    }
+
+
+def escaped(text: str) -> str:
+    """`text` on one line, with control characters as escapes: what a registry or an image says
+    must not command a terminal."""
+    return _CONTROL.sub(lambda control: f"\\x{ord(control[0]):02x}", text)
