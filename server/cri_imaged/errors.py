@@ -72,6 +72,18 @@ class NoSpaceError(ImagedError):
     category = Category.EXHAUSTED
 
 
+class WorkerDiedError(ImagedError):
+    """A layer's worker process died again and again; the message says of what."""
+
+    category = Category.UNAVAILABLE
+
+
+class SourceFailedError(ImagedError):
+    """A layer's bytes stopped arriving while it was applied; the fetch knows why."""
+
+    category = Category.REGISTRY_UNAVAILABLE
+
+
 class QueueFullError(ImagedError):
     """Too many pulls wait already."""
 

@@ -1,1 +1,1 @@
-"""The applier: decompression, tar reading, confined writing, worker processes."""
+"""The applier: turns a layer's bytes into a directory, in confined worker processes."""

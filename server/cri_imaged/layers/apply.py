@@ -1,0 +1,99 @@
+"""The one pass over a layer: decompress, hash, read the archive, fill the directory."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import queue
+import threading
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from cri_imaged.errors import CorruptContentError, LimitExceededError, NoSpaceError
+from cri_imaged.layers.decompress import decompress
+from cri_imaged.layers.entry import Entry, shown
+from cri_imaged.layers.ledger import Seal
+from cri_imaged.layers.sink import DirectorySink
+from cri_imaged.layers.tar import TarReader
+from cri_imaged.limits import Limits
+
+_CHUNKS_AHEAD = 4
+
+
+class Result(NamedTuple):
+    """What one pass found."""
+
+    diff_id: str
+    size: int
+    entries: int
+    seal: Seal
+
+
+class _Hash:
+    """SHA-256 of the chunks it is given, in a thread of its own: hashing needs no interpreter
+    lock, so it costs no time where a second core is free."""
+
+    def __init__(self) -> None:
+        self._sha256 = hashlib.sha256()
+        self._chunks: queue.Queue[bytes] = queue.Queue(_CHUNKS_AHEAD)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def update(self, chunk: bytes) -> None:
+        """Feed a non-empty chunk."""
+        self._chunks.put(chunk)
+
+    def hexdigest(self) -> str:
+        """Wait for all chunks; the digest."""
+        self._chunks.put(b"")
+        self._thread.join()
+        return self._sha256.hexdigest()
+
+    def _run(self) -> None:
+        while chunk := self._chunks.get():
+            self._sha256.update(chunk)
+
+
+def apply_layer(
+    source: Iterable[bytes], media_type: str, sink: DirectorySink, limits: Limits
+) -> Result:
+    """Apply the layer whose bytes `source` gives.
+
+    Raises:
+        CorruptContentError, UnsupportedContentError, LimitExceededError, NoSpaceError
+        OSError: anything else that the disk answers.
+    """
+    reader = TarReader(limits)
+    hasher = _Hash()
+    size = 0
+    entry: Entry | None = None
+    try:
+        for chunk in decompress(source, media_type, limits):
+            size += len(chunk)
+            hasher.update(chunk)
+            for event in reader.feed(chunk):
+                if type(event) is memoryview:
+                    sink.write(event)
+                else:
+                    entry = event
+                    sink.add(entry)
+        entry = None
+        reader.finish()
+        seal = sink.finish()
+    except OSError as error:
+        raise _explained(error, entry) from error
+    return Result(f"sha256:{hasher.hexdigest()}", size, reader.entries, seal)
+
+
+def _explained(error: OSError, entry: Entry | None) -> Exception:
+    where = f"entry {shown(entry.name)} at offset {entry.offset}" if entry else "its end"
+    what = f"layer: {where}: {error.strerror}"
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return NoSpaceError(what)
+        case errno.ENAMETOOLONG | errno.EMLINK | errno.EINVAL:
+            return CorruptContentError(what)
+        case errno.EFBIG:
+            return LimitExceededError(what)
+        case _:
+            return OSError(error.errno, what)

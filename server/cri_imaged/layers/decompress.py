@@ -1,0 +1,152 @@
+"""Decompression of a layer's bytes, with every rule on members, frames and trailers.
+
+RFC 1952 (gzip; several members one after another), RFC 8878 (zstd; frames and skippable frames).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+from isal import igzip_lib
+
+from cri_imaged.errors import CorruptContentError, LimitExceededError
+from cri_imaged.limits import Limits
+from cri_imaged.oci import media_types
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+CHUNK = 1 << 20
+"""Uncompressed bytes made at a time, at most."""
+_GZIP_MAGIC = b"\x1f\x8b\x08"
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_SNIFFED = media_types.LAYERS - {media_types.OCI_LAYER, media_types.OCI_FOREIGN_LAYER}
+_ZSTD_SKIPPABLE = b"\x2a\x4d\x18"  # after a first byte 0x50 to 0x5f
+
+
+class _Decompressor(Protocol):
+    """The interface of the standard library's decompressors, for one member or frame."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int) -> bytes: ...
+
+
+def decompress(source: Iterable[bytes], media_type: str, limits: Limits) -> Iterator[bytes]:
+    """The uncompressed stream of a layer, in chunks of at most `CHUNK` bytes.
+
+    As in containerd, the bytes' magic decides where the media type announces compression (or is
+    Docker's plain layer, which older tools gave to compressed layers too); an OCI plain layer is
+    taken as it is.
+
+    Raises:
+        CorruptContentError: damaged or truncated, or garbage between or after members.
+        LimitExceededError: total bytes, ratio, number of members, zstd window.
+    """
+    chunks = iter(source)
+    head = b""
+    while len(head) < 4:
+        more = next(chunks, b"")
+        if not more:
+            break
+        head += more
+    if media_type in _SNIFFED and head.startswith(_GZIP_MAGIC):
+        stream = _members(_joined(head, chunks), "gzip", limits)
+    elif media_type in _SNIFFED and _is_zstd(head):
+        stream = _members(_joined(head, chunks), "zstd", limits)
+    elif not head and media_type not in media_types.PLAIN_LAYERS:
+        raise CorruptContentError(f"layer of type {media_type} has no bytes at all")
+    else:
+        stream = _joined(head, chunks)
+    total = 0
+    for chunk in stream:
+        total += len(chunk)
+        if total > limits.layer_bytes:
+            raise LimitExceededError(
+                f"layer is larger than {limits.layer_bytes} bytes uncompressed (layer_bytes)"
+            )
+        yield chunk
+
+
+def _members(chunks: Iterator[bytes], codec: str, limits: Limits) -> Iterator[bytes]:
+    free, ratio = limits.expansion_free_bytes, limits.expansion_ratio
+    received = produced = members = 0
+    pending = b""
+    while True:
+        if not pending:
+            pending = next(chunks, b"")
+            if not pending:
+                if members:
+                    return
+                raise CorruptContentError(f"layer: {codec} stream is empty")
+            received += len(pending)
+        members += 1
+        if members > limits.layer_entries:
+            raise LimitExceededError(
+                f"layer: {codec} stream has more than {limits.layer_entries} members "
+                "(layer_entries)"
+            )
+        decompressor = _open(codec, limits)
+        while not decompressor.eof:
+            if not pending and decompressor.needs_input:
+                pending = next(chunks, b"")
+                if not pending:
+                    raise CorruptContentError(
+                        f"layer: {codec} stream is truncated after {received} bytes"
+                    )
+                received += len(pending)
+            try:
+                output = decompressor.decompress(pending, CHUNK)
+            except (igzip_lib.IsalError, zstd.ZstdError, EOFError) as error:
+                raise _damaged(codec, members, received, error, limits) from None
+            pending = b""
+            if output:
+                produced += len(output)
+                if produced > free and produced > ratio * received:
+                    raise LimitExceededError(
+                        f"layer expands {received} bytes to more than {produced}, over "
+                        f"{ratio} times (expansion_ratio)"
+                    )
+                yield output
+        pending = decompressor.unused_data
+
+
+def _open(codec: str, limits: Limits) -> _Decompressor:
+    if codec == "gzip":
+        return igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+    window = limits.zstd_window_bytes.bit_length() - 1
+    return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: window})
+
+
+def _damaged(
+    codec: str, member: int, received: int, error: Exception, limits: Limits
+) -> CorruptContentError | LimitExceededError:
+    if "memory" in str(error):  # zstd's words for a window above the cap
+        return LimitExceededError(
+            f"layer: zstd window is larger than {limits.zstd_window_bytes} bytes "
+            "(zstd_window_bytes)"
+        )
+    return CorruptContentError(
+        f"layer: {codec} stream is damaged within the first {received} bytes, "
+        f"member {member}: {str(error)[:200]}"
+    )
+
+
+def _is_zstd(head: bytes) -> bool:
+    return head.startswith(_ZSTD_MAGIC) or (
+        head[:1] in {bytes([first]) for first in range(0x50, 0x60)} and head[1:4] == _ZSTD_SKIPPABLE
+    )
+
+
+def _joined(head: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    if head:
+        yield head
+    yield from rest

@@ -1,0 +1,229 @@
+"""The directory sink: puts entries of one layer, alone, into an empty directory."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from cri_imaged.errors import CorruptContentError, ImagedError
+from cri_imaged.layers import paths
+from cri_imaged.layers.entry import Entry, Kind, shown
+from cri_imaged.layers.ledger import Ledger, Seal
+from cri_imaged.layers.metadata import Metadata
+from cri_imaged.layers.paths import Special
+from cri_imaged.layers.tree import Directory, Tree
+from cri_imaged.limits import Limits
+
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_SPECIAL_BITS = 0o7000
+
+
+class DirectorySink:
+    """Takes entries in the archive's order: `add`, then for a FILE its data by `write`."""
+
+    def __init__(self, root_fd: int, limits: Limits, *, privileged: bool) -> None:
+        self._ledger = Ledger(limits.seal_bytes)
+        self._metadata = Metadata(privileged=privileged)
+        self.tree = Tree(root_fd, self._ledger, self._metadata, limits)
+        self.skipped = self._metadata.skipped
+        self._raw_parent = b""
+        self._parent: Directory = self.tree.root
+        self._entry: Entry | None = None
+        self._fd = -1
+        self._left = 0
+
+    def add(self, entry: Entry) -> None:
+        """Put an entry in place; whatever this layer had there gives way.
+
+        Raises:
+            CorruptContentError: an entry that no layer may hold.
+            LimitExceededError, OSError
+        """
+        try:
+            self._add(entry)
+        except ImagedError as error:
+            raise type(error)(
+                f"layer: entry {shown(entry.name)} at offset {entry.offset}: {error}"
+            ) from None
+
+    def write(self, data: memoryview) -> None:
+        """Data of the FILE that was added last."""
+        self._left -= len(data)
+        if self._fd >= 0:
+            written = os.write(self._fd, data)
+            while written < len(data):
+                data = data[written:]
+                written = os.write(self._fd, data)
+            if not self._left:
+                self._finish_file()
+
+    def finish(self) -> Seal:
+        """Settle what the layers below decide, and give directories their last attributes."""
+        seal = self._ledger.settle(self.tree.held)
+        self.tree.close()
+        return seal
+
+    def _add(self, entry: Entry) -> None:
+        raw_parent, _, base = entry.name.rpartition(b"/")
+        if not base or base in (b".", b".."):
+            components = paths.parts(entry.name)
+            if not components:
+                self._root(entry)
+                return
+            base = components.pop()
+            raw_parent = b"/".join(components)
+        if raw_parent != self._raw_parent or self._parent.fd < 0:
+            if b".wh." in raw_parent and self._in_special(entry, raw_parent):
+                return
+            self._parent = self.tree.parent(raw_parent)
+            self._raw_parent = raw_parent
+        parent = self._parent
+        if base.startswith(paths.PREFIX):
+            self._special(entry, parent, base)
+        elif entry.kind is Kind.FILE:
+            self._file(entry, parent, base)
+        elif entry.kind is Kind.DIRECTORY:
+            self._directory(entry, self.tree.make_directory(parent, base))
+        elif entry.kind is Kind.HARDLINK:
+            self._hardlink(entry, parent, base)
+        else:
+            self._node(entry, parent, base)
+
+    def _file(self, entry: Entry, parent: Directory, base: bytes) -> None:
+        self._entry = entry
+        mode = 0o600 if entry.xattrs else entry.mode & 0o777
+        self._forget_link(parent, base)
+        try:
+            self._fd = os.open(base, _CREATE, mode, dir_fd=parent.fd)
+        except FileExistsError:
+            self.tree.remove(parent, base)
+            self._fd = os.open(base, _CREATE, mode, dir_fd=parent.fd)
+        self._left = entry.size
+        self.tree.took(entry.size)
+        if not entry.size:
+            self._finish_file()
+
+    def _finish_file(self) -> None:
+        fd, entry = self._fd, self._entry
+        assert entry is not None
+        self._metadata.set_owner(fd, entry.uid, entry.gid)
+        if entry.mode & _SPECIAL_BITS or entry.xattrs:
+            os.fchmod(fd, entry.mode | 0o200 if entry.xattrs else entry.mode)
+            if entry.xattrs:
+                self._metadata.set_xattrs(fd, entry.xattrs)
+                os.fchmod(fd, entry.mode)
+        self._metadata.set_times(fd, entry.mtime)
+        os.close(fd)
+        self._fd = -1
+
+    def _directory(self, entry: Entry, directory: Directory) -> None:
+        self._ledger.listed(directory.path)
+        self._metadata.set_owner(directory.fd, entry.uid, entry.gid)
+        if entry.xattrs:
+            self._metadata.set_xattrs(directory.fd, entry.xattrs)
+        directory.mode = entry.mode
+        directory.mtime = entry.mtime
+
+    def _root(self, entry: Entry) -> None:
+        if entry.kind is not Kind.DIRECTORY:
+            raise CorruptContentError(f"the root directory is listed as a {entry.kind.value}")
+        self._directory(entry, self.tree.root)
+
+    def _hardlink(self, entry: Entry, parent: Directory, base: bytes) -> None:
+        source, source_base, path = self.tree.target(entry.link)
+        name = paths.join(parent.path, base)
+        if path == name:
+            raise CorruptContentError("hardlink to itself")
+        if source is not None and self._linkable(source, source_base):
+            if parent.fd < 0:
+                parent = self._reopened(parent)
+            self.tree.remove(parent, base)
+            os.link(
+                source_base,
+                base,
+                src_dir_fd=source.fd,
+                dst_dir_fd=parent.fd,
+                follow_symlinks=False,
+            )
+            return
+        if parent.fd < 0:
+            parent = self._reopened(parent)
+        self.tree.remove(parent, base)
+        directory, _, last = path.rpartition(b"/")
+        self._ledger.link(parent.path, base, self._ledger.linked(directory, last) or path)
+
+    def _linkable(self, source: Directory, base: bytes) -> bool:
+        try:
+            status = os.lstat(base, dir_fd=source.fd)
+        except FileNotFoundError:
+            return False
+        if stat.S_ISDIR(status.st_mode):
+            raise CorruptContentError("hardlink to a directory")
+        return True
+
+    def _reopened(self, parent: Directory) -> Directory:
+        found = self.tree.find(parent.path)
+        if found is None:
+            raise CorruptContentError(f"directory {shown(parent.path)} vanished")
+        return found
+
+    def _node(self, entry: Entry, parent: Directory, base: bytes) -> None:
+        self.tree.remove(parent, base)
+        try:
+            self._make(entry, parent.fd, base)
+        except PermissionError:
+            if entry.kind in (Kind.SYMLINK, Kind.FIFO):
+                raise
+            self.skipped.devices += 1
+            return
+        self.tree.took(0)
+        self._metadata.set_owner(parent.fd, entry.uid, entry.gid, base)
+        if entry.mode & _SPECIAL_BITS and entry.kind is not Kind.SYMLINK:
+            os.chmod(base, entry.mode, dir_fd=parent.fd)
+        if entry.xattrs:  # only files and directories have those that images may set
+            self.skipped.xattrs += len(entry.xattrs)
+        self._metadata.set_times(parent.fd, entry.mtime, base)
+
+    def _make(self, entry: Entry, parent_fd: int, base: bytes) -> None:
+        match entry.kind:
+            case Kind.SYMLINK:
+                if not entry.link:
+                    raise CorruptContentError("symlink without a target")
+                os.symlink(entry.link, base, dir_fd=parent_fd)
+            case Kind.FIFO:
+                os.mkfifo(base, entry.mode & 0o777, dir_fd=parent_fd)
+            case _:
+                if entry.major == entry.minor == 0:  # overlayfs takes it for a whiteout
+                    raise PermissionError
+                kind = stat.S_IFCHR if entry.kind is Kind.CHARACTER_DEVICE else stat.S_IFBLK
+                number = os.makedev(entry.major, entry.minor)
+                os.mknod(base, kind | entry.mode & 0o777, number, dir_fd=parent_fd)
+
+    def _special(self, entry: Entry, parent: Directory, base: bytes) -> None:
+        self._fd = -1
+        self._left = entry.size
+        match paths.special(base):
+            case Special.WHITEOUT:
+                self._ledger.whiteout(paths.join(parent.path, base[len(paths.PREFIX) :]))
+            case Special.OPAQUE:
+                self._ledger.opaque(parent.path)
+            case Special.IGNORED:
+                pass
+            case Special.INVALID:
+                raise CorruptContentError("a whiteout of nothing")
+
+    def _in_special(self, entry: Entry, raw_parent: bytes) -> bool:
+        """Whether the entry is in a directory of AUFS's own records, and so to be ignored."""
+        match paths.special_parent(paths.parts(raw_parent)):
+            case Special.INVALID:
+                raise CorruptContentError("an entry inside a whiteout")
+            case Special.IGNORED:
+                self._fd = -1
+                self._left = entry.size
+                return True
+            case _:
+                return False
+
+    def _forget_link(self, parent: Directory, base: bytes) -> None:
+        if self._ledger.linked(parent.path, base) is not None:
+            self._ledger.unlink(parent.path, base)
