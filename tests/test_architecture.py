@@ -11,16 +11,21 @@ import pytest
 
 PACKAGE = "cri_imaged"
 SOURCE = Path(__file__).parents[1] / "server" / PACKAGE
-LONGEST_FILE = 400
+LONGEST_FILE = 350
+"""Lines that are not blank."""
 BASE = {"ports", "oci", "errors", "limits"}
 
 
 @dataclass(frozen=True)
 class Room:
-    """One room: what of ours it may import, and why no more."""
+    """One room: what of ours it may import (rooms or modules of them), and why no more."""
 
     may: frozenset[str]
     because: str
+
+    def allows(self, module: str) -> bool:
+        """Whether `module`, without the package's name, is one of these or inside of one."""
+        return any(f"{module}.".startswith(f"{each}.") for each in self.may)
 
 
 def room(because: str, *may: str) -> Room:
@@ -41,26 +46,31 @@ ROOMS = {
     "metadata": room("rows and transactions know none of their users", *BASE),
     "registry": room(_BOUND_BY_PORTS, *BASE),
     "layers": room(_BOUND_BY_PORTS, *BASE),
-    "content": room(_BOUND_BY_PORTS, *BASE, "metadata"),
-    "snapshots": room(_BOUND_BY_PORTS, *BASE, "metadata"),
+    "content": room(_BOUND_BY_PORTS, *BASE, "metadata", "trash"),
+    "snapshots": room(_BOUND_BY_PORTS, *BASE, "metadata", "trash", "mounting"),
+    "trash": room("a helper of the stores that knows none of them", *BASE),
+    "mounting": room("mounts are performed the same for snapshots and for the client", *BASE),
     "images": room(
         "use cases know the other rooms through ports.py; daemon.py hands them in",
         *(*BASE, "metadata", "obs"),
     ),
     "obs": room("logs, metrics and traces are used by others and use none of them", *BASE),
-    "config": room("configuration is values; daemon.py gives each room its part", *BASE),
+    "config": room(
+        "configuration is values; daemon.py gives each room its part",
+        *(*BASE, "registry.options"),
+    ),
     "cri": room(
         "a gRPC face converts and calls a use case; stores are behind images/",
         *(*BASE, "images", "rpc", "obs"),
     ),
     "cli": room(
         "client commands speak to a daemon over its socket; `serve` starts one through daemon.py",
-        *(*BASE, "rpc", "config", "obs", "daemon"),
+        *(*BASE, "rpc", "config", "obs", "mounting", "daemon"),
     ),
     "daemon": room(
         "daemon.py wires every room, and no room knows the command line",
         *(*BASE, "metadata", "registry", "content", "snapshots", "layers", "images"),
-        *("cri", "rpc", "obs", "config"),
+        *("cri", "rpc", "obs", "config", "trash", "mounting"),
     ),
 }
 """ARCHITECTURE.md's table of rooms. A room may always import itself."""
@@ -104,7 +114,7 @@ def forbidden(path: Path, tree: ast.AST) -> Iterator[str]:
             continue
         if here not in ROOMS:
             yield f"{shown}:{line}: {here} is no room of ARCHITECTURE.md's table; add it there"
-        elif there not in ROOMS[here].may:
+        elif not ROOMS[here].allows(rest):
             yield f"{shown}:{line} imports {name}: {ROOMS[here].because}"
 
 
@@ -119,11 +129,15 @@ def test_every_room_is_in_the_table() -> None:
     assert rooms - set(ROOMS) == set(), "give new rooms a row here and in ARCHITECTURE.md"
 
 
+def filled_lines(path: Path) -> int:
+    return sum(1 for line in path.read_text().splitlines() if line.strip())
+
+
 def test_no_file_holds_two_things() -> None:
     long = {
         str(path.relative_to(SOURCE)): length
         for path in sources()
-        if room_of(path) != "rpc" and (length := len(path.read_text().splitlines())) > LONGEST_FILE
+        if room_of(path) != "rpc" and (length := filled_lines(path)) > LONGEST_FILE
     }
     assert long == {}, f"longer than {LONGEST_FILE} lines: split by purpose"
 
@@ -138,6 +152,7 @@ def test_no_file_holds_two_things() -> None:
         ("errors.py", "from cri_imaged.ports import Lease", "taxonomy"),
         ("images/pull.py", "import grpc", "gRPC"),
         ("cri/server.py", "from cri_imaged.content.store import Store", "images/"),
+        ("config/load.py", "from cri_imaged.registry.client import Client", "values"),
         ("attic/old.py", "from cri_imaged import errors", "no room"),
     ],
 )
@@ -154,6 +169,7 @@ def test_the_check_finds_a_forbidden_import(file: str, code: str, word: str) -> 
         ("content/store.py", "from cri_imaged.metadata.repository import Repository"),
         ("cri/server.py", "import grpc\nfrom cri_imaged import __version__"),
         ("registry/client.py", "import aiohttp"),
+        ("config/load.py", "from cri_imaged.registry.options import RegistryOptions"),
     ],
 )
 def test_the_check_allows_what_the_plan_allows(file: str, code: str) -> None:
