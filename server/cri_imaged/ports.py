@@ -206,7 +206,25 @@ class ContentStore(Protocol):
 
     def writer(self, descriptor: Descriptor, lease: Lease) -> AbstractAsyncContextManager[Ingest]:
         """Open the ingest of `descriptor`, resuming what is there. Leaving without a commit keeps
-        the partial bytes under the `resume` lease."""
+        the partial bytes for the next writer, until `drop_ingests`."""
+        ...
+
+    async def reclaim(self, digests: Sequence[Digest]) -> None:
+        """Throw away the files of blobs whose rows are gone or not `present` any more. A blob that
+        came back since then stays."""
+        ...
+
+    def drop_ingests(self, *, max_seconds: float, max_bytes: int) -> tuple[int, int]:
+        """Remove partial blobs that nobody writes: those older than `max_seconds`, then the
+        oldest until they take at most `max_bytes`. Returns how many and their bytes."""
+        ...
+
+    async def reap(self) -> None:
+        """After a start: throw away files without a row, mark blobs without their file as lost."""
+        ...
+
+    async def verify(self, digest: Digest) -> bool:
+        """Whether the blob's file has the bytes that its digest names."""
         ...
 
 
@@ -308,6 +326,18 @@ class SnapshotInfo:
     labels: Mapping[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """A snapshot that was given out as mounts, until its key is removed."""
+
+    key: str
+    chain_id: Digest | None
+    """None for an image without layers, an empty directory, and where the snapshot was lost since.
+    """
+    writable: bool
+    mounts: tuple[Mount, ...]
+
+
 class Snapshotter(Protocol):
     """Keeps one snapshot for each chainID and gives out mounts of them."""
 
@@ -325,17 +355,28 @@ class Snapshotter(Protocol):
         self, chain_id: Digest, key: str, parent: Digest | None, applied: Applied
     ) -> None:
         """Seal `key` on top of `parent` (which is committed by now) and name it `chain_id`.
-        Committing a chainID that is already there drops `key` and succeeds."""
+        Committing a chainID that is already there drops `key` and succeeds; so does, without
+        succeeding, a commit that fails or is cancelled."""
         ...
 
     async def info(self, chain_id: Digest) -> SnapshotInfo | None:
         """The committed snapshot, or None."""
         ...
 
-    async def view(self, key: str, chain_id: Digest, *, writable: bool = False) -> Sequence[Mount]:
-        """Give out a snapshot as mounts, under a row that survives restarts. The same key and
-        arguments again give the same mounts. Raises `NotFoundError`, and `InvalidRequestError`
-        where `key` is in use for something else."""
+    async def walk(self) -> Sequence[SnapshotInfo]:
+        """Every committed snapshot, parents before their children."""
+        ...
+
+    async def path(self, chain_id: Digest) -> Path:
+        """The directory in which a committed snapshot is kept. Raises `NotFoundError`."""
+        ...
+
+    async def view(
+        self, key: str, chain_id: Digest | None, *, writable: bool = False
+    ) -> Sequence[Mount]:
+        """Give out a snapshot, or an empty directory for no `chain_id`, as mounts, under a row
+        that survives restarts. The same key and arguments again give the same mounts. Raises
+        `NotFoundError`, and `InvalidRequestError` where `key` is in use for something else."""
         ...
 
     async def usage(self, chain_id: Digest) -> Usage:
@@ -345,4 +386,18 @@ class Snapshotter(Protocol):
     async def remove(self, key: str) -> None:
         """Remove an unfinished snapshot or a view; its disk space returns in the background.
         Removing what is not there succeeds."""
+        ...
+
+    async def views(self) -> Sequence[View]:
+        """Every view that was given out, oldest first."""
+        ...
+
+    async def reclaim(self, ids: Sequence[int]) -> None:
+        """Move the directories of snapshots to the trash, by the row numbers of rows that garbage
+        collection has deleted. A snapshot that still has its row is left alone."""
+        ...
+
+    async def reap(self) -> None:
+        """After a start, before anything else: throw away unfinished snapshots and directories
+        without a row, mark snapshots without their directory as lost."""
         ...

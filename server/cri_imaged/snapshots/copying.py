@@ -1,0 +1,130 @@
+"""Copy one file, link, device or fifo with everything that belongs to it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+from typing import TypeAlias
+
+from cri_imaged.snapshots.directory import copy_xattrs, set_owner
+
+_FICLONE = 0x40049409
+_CHUNK = 1 << 30
+_NOT_CLONABLE = (
+    errno.EOPNOTSUPP,
+    errno.EXDEV,
+    errno.EINVAL,
+    errno.ENOTTY,
+    errno.ENOSYS,
+    errno.EPERM,
+    errno.EBADF,
+)
+
+Place: TypeAlias = tuple[int, bytes | str]
+"""A directory's descriptor and a name in it."""
+
+
+def copy_node(source: Place, target: Place) -> int:
+    """Copy what is not a directory; and none of its other names.
+
+    Links are copied, not followed. Owners, devices and xattrs are left out where not permitted.
+
+    Returns:
+        Bytes of content written.
+
+    Raises:
+        FileExistsError: something is at `target`.
+    """
+    info = os.stat(source[1], dir_fd=source[0], follow_symlinks=False)
+    kind = stat.S_IFMT(info.st_mode)
+    if kind == stat.S_IFREG:
+        _copy_file(source, target)
+        return info.st_size
+    directory, name = target
+    if kind == stat.S_IFLNK:
+        os.symlink(os.readlink(_link(source)), name, dir_fd=directory)
+    else:
+        try:
+            os.mknod(name, info.st_mode, info.st_rdev, dir_fd=directory)
+        except PermissionError:
+            return 0
+    with contextlib.suppress(PermissionError):
+        os.chown(name, info.st_uid, info.st_gid, dir_fd=directory, follow_symlinks=False)
+    copy_xattrs(_link(source), _link(target))
+    if kind != stat.S_IFLNK:
+        os.chmod(name, stat.S_IMODE(info.st_mode), dir_fd=directory)
+    times = (info.st_atime_ns, info.st_mtime_ns)
+    os.utime(name, ns=times, dir_fd=directory, follow_symlinks=False)
+    return 0
+
+
+def _copy_file(source: Place, target: Place) -> None:
+    reader = _open_file(*source)
+    try:
+        info = os.fstat(reader)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        writer = os.open(target[1], flags, 0o600, dir_fd=target[0])
+        try:
+            _copy_content(reader, writer, info.st_size)
+            set_owner(writer, info.st_uid, info.st_gid)
+            copy_xattrs(reader, writer)
+            os.fchmod(writer, stat.S_IMODE(info.st_mode))
+            os.utime(writer, ns=(info.st_atime_ns, info.st_mtime_ns))
+        finally:
+            os.close(writer)
+    finally:
+        os.close(reader)
+
+
+def _open_file(directory: int, name: bytes | str) -> int:
+    """Open for reading; an ordinary user's own file also where its mode forbids it."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        return os.open(name, flags, dir_fd=directory)
+    except PermissionError:
+        handle = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        link = f"/proc/self/fd/{handle}"
+        mode = stat.S_IMODE(os.fstat(handle).st_mode)
+        os.chmod(link, mode | stat.S_IRUSR)
+        try:
+            return os.open(link, flags & ~os.O_NOFOLLOW)
+        finally:
+            os.chmod(link, mode)
+    finally:
+        os.close(handle)
+
+
+def _copy_content(reader: int, writer: int, size: int) -> None:
+    """Share the extents where the file system can; else copy the data and keep the holes."""
+    try:
+        fcntl.ioctl(writer, _FICLONE, reader)
+        return
+    except OSError as error:
+        if error.errno not in _NOT_CLONABLE:
+            raise
+    os.ftruncate(writer, size)
+    position = 0
+    while position < size:
+        try:
+            start = os.lseek(reader, position, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return
+            raise
+        end = os.lseek(reader, start, os.SEEK_HOLE)
+        os.lseek(reader, start, os.SEEK_SET)
+        os.lseek(writer, start, os.SEEK_SET)
+        while start < end:
+            copied = os.sendfile(writer, reader, None, min(end - start, _CHUNK))
+            if not copied:
+                return
+            start += copied
+        position = end
+
+
+def _link(place: Place) -> str:
+    return f"/proc/self/fd/{place[0]}/{os.fsdecode(place[1])}"
