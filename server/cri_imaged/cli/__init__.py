@@ -1,1 +1,1 @@
-"""The command line: the daemon and its client commands."""
+"""The command line: `serve`, `config`, and the client commands that talk to a running daemon."""

@@ -1,0 +1,90 @@
+"""The command line's entry point."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from cri_imaged import __version__
+from cri_imaged.cli.commands import config, gc, images, mount, pull, serve
+from cri_imaged.cli.failure import ExitCode, Failure
+from cri_imaged.cli.output import note, show
+
+TRACEBACK = "CRI_IMAGED_TRACEBACK"
+"""Set: a failure that nobody foresaw shows where it happened."""
+
+# Plain help keeps the examples as they are written, and pipes well.
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+app.command()(serve.serve)
+app.add_typer(config.app, name="config")
+for command in (
+    pull.pull,
+    images.images,
+    images.inspect,
+    images.rm,
+    images.fs,
+    mount.mount,
+    mount.umount,
+    mount.views,
+    pull.pulls,
+    gc.gc,
+):
+    app.command()(command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        show(f"cri-imaged {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def cri_imaged(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """A node's image daemon for Kubernetes (CRI v1), and the commands that talk to it.
+
+    \b
+    Exit codes: 0 ok, 1 failed, 2 usage or configuration, 3 not found, 4 daemon not reachable,
+    5 denied, 6 registry unavailable, 7 timeout, 130 interrupted.
+
+    \b
+    Examples:
+      cri-imaged serve
+      cri-imaged pull busybox
+      cri-imaged images
+      cri-imaged COMMAND --help
+    """
+
+
+def main() -> NoReturn:
+    """Run the command that the arguments name, and exit."""
+    try:
+        app()
+    except Failure as failure:
+        _report(failure)
+    except Exception as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        _report(
+            Failure(
+                ExitCode.FAILED,
+                f"unexpected {type(error).__name__}: {error}",
+                f"please report it, with what {TRACEBACK}=1 shows",
+            )
+        )
+    sys.exit(ExitCode.OK)
+
+
+def _report(failure: Failure) -> NoReturn:
+    for line in failure.message.splitlines() or [""]:
+        note(f"cri-imaged: {line}")
+    if failure.hint:
+        note(f"cri-imaged: {failure.hint}")
+    sys.exit(failure.code)
