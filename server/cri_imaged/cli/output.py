@@ -53,10 +53,8 @@ def document(message: Message) -> dict[str, Any]:
     """A protobuf message as JSON: fields by their names in the .proto, numbers as numbers, enum
     values by name in lower case without the enum's own name, what is not set as null, and a
     message that only wraps a `value` as that value."""
-    return {
-        field.name: _field(message, field)
-        for _, field in sorted(message.DESCRIPTOR.fields_by_number.items())
-    }
+    fields: Sequence[FieldDescriptor] = message.DESCRIPTOR.fields
+    return {field.name: _field(message, field) for field in fields}
 
 
 def _field(message: Message, field: FieldDescriptor) -> Any:

@@ -22,8 +22,8 @@ def gc(
 ) -> None:
     """Remove what nothing needs any more.
 
-    That is, what no image, no mount and no running pull needs. The daemon does this by itself in the background; this command waits until the disk space is
-    back. It never removes an image.
+    That is, what no image, no mount and no running pull needs. The daemon does this by itself in
+    the background; this command waits until the disk space is back. It never removes an image.
 
     \b
     Examples:

@@ -201,7 +201,8 @@ async def _remove(daemon: Daemon, names: list[str], output: Output) -> list[str]
 def fs(output: Format = Output.TEXT, address: Address = None) -> None:
     """Show the disk space that images take.
 
-    There is a line for each snapshotter, the default one first. The first line includes the compressed blobs.
+    There is a line for each snapshotter, the default one first. The first line includes the
+    compressed blobs.
 
     \b
     Examples:
