@@ -53,7 +53,7 @@ def document(message: Message) -> dict[str, Any]:
     """A protobuf message as JSON: fields by their names in the .proto, numbers as numbers, enum
     values by name in lower case without the enum's own name, what is not set as null, and a
     message that only wraps a `value` as that value."""
-    fields: Sequence[FieldDescriptor] = message.DESCRIPTOR.fields
+    fields: Sequence[Any] = message.DESCRIPTOR.fields
     return {field.name: _field(message, field) for field in fields}
 
 

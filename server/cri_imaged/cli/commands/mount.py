@@ -34,8 +34,8 @@ def mount(
     """Mount an image's root file system on DIR.
 
     It is mounted in this shell's mount namespace, which needs root. The daemon keeps a view of the
-    image under DIR's absolute path, so that the image may be removed while it is mounted. `cri-
-    imaged umount DIR` gives it back.
+    image under DIR's absolute path, so that the image may be removed while it is mounted.
+    `cri-imaged umount DIR` gives it back.
 
     \b
     Examples:
