@@ -28,7 +28,6 @@ from registry import serve
 from rich.console import Console
 from sample import DATA_BYTES, GREETING, make_sample
 
-from cri_imaged.rpc.node.v1 import node_pb2, node_pb2_grpc
 from cri_imaged.rpc.runtime.v1 import api_pb2, api_pb2_grpc
 
 PROGRAM = Path(sys.executable).parent / "cri-imaged"
@@ -171,26 +170,21 @@ def built_crictl() -> str | None:
 
 def enter(node: Node, reference: str) -> None:
     """Look into the root file system and run a program of the image there."""
+    target = node.directory / "mounted"
+    target.mkdir()
     if os.geteuid() == 0:
         step("Mount the root file system and run a program in it")
-        directory = node.directory / "mounted"
-        directory.mkdir()
-        node.imaged("mount", reference, str(directory))
-        try:
-            check_root(directory, ["chroot", str(directory), "/bin/hello"])
-        finally:
-            node.imaged("umount", str(directory))
-        return
-    step("Look at the root file system and run a program of it (root would mount it)")
-    request = node_pb2.CreateViewRequest(image=reference, key="demo")
-    with grpc.insecure_channel(f"unix://{node.socket}") as channel:
-        stub = node_pb2_grpc.NodeStub(channel)
-        mounts = stub.CreateView(request, timeout=10).mounts
-        directory = Path(mounts[0].source)
-        try:
-            check_root(directory, [str(directory / "bin/hello")])
-        finally:
-            stub.ReleaseView(node_pb2.ReleaseViewRequest(key="demo"), timeout=10)
+        node.imaged("mount", reference, str(target))
+        root, hello = target, ["chroot", str(target), "/bin/hello"]
+    else:
+        step("Look at the root file system and run a program of it (root would mount it)")
+        view = json.loads(node.imaged("mount", "--no-mount", "-o", "json", reference, str(target)))
+        root = Path(view["mounts"][0]["source"])
+        hello = [str(root / "bin/hello")]
+    try:
+        check_root(root, hello)
+    finally:
+        node.imaged("umount", str(target))
 
 
 def check_root(directory: Path, hello: list[str]) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from cri_imaged.rpc.node.v1 import node_pb2, node_pb2_grpc
 from tests.real.conftest import Scratch
 from tests.support.daemon import Daemon
 from tests.support.docker_registry import DockerRegistry
@@ -58,11 +58,9 @@ def test_the_root_file_system_is_there_to_read(nobodys: Daemon, registry: Docker
     }
     reference = registry.push(image(layer(tree)), "unprivileged/tree:1")
     nobodys.pull(reference)
-    with nobodys.channel() as channel:
-        stub = node_pb2_grpc.NodeStub(channel)
-        request = node_pb2.CreateViewRequest(image=reference, key="test")
-        (mount,) = stub.CreateView(request, timeout=10).mounts
-        root = Path(mount.source)
-        assert (root / "etc/owned-by-web").read_text() == "web's"
-        assert (root / "etc/owned-by-root").stat().st_uid == 65534
-        stub.ReleaseView(node_pb2.ReleaseViewRequest(key="test"), timeout=10)
+    view = json.loads(nobodys.cli("mount", "--no-mount", "-o", "json", reference, "/mnt").stdout)
+    (mount,) = view["mounts"]
+    root = Path(mount["source"])
+    assert (root / "etc/owned-by-web").read_text() == "web's"
+    assert (root / "etc/owned-by-root").stat().st_uid == 65534
+    nobodys.cli("umount", "/mnt")
