@@ -10,6 +10,7 @@ from cri_imaged.limits import Limits
 from cri_imaged.oci.reference import Reference
 from cri_imaged.ports import Credentials, Resolved
 from cri_imaged.registry.auth import Authorizer
+from cri_imaged.registry.concurrent import Chunks
 from cri_imaged.registry.credentials import Keyring
 from cri_imaged.registry.fetcher import Machinery
 from cri_imaged.registry.hosts_dir import HostsDirectory
@@ -50,6 +51,9 @@ class DistributionClient:
             policy=policy or RetryPolicy.of(limits),
             patience=Patience(
                 options.stall_timeout, progress_timeout, options.min_rate_bytes_per_second
+            ),
+            chunks=Chunks(
+                options.concurrent_layer_fetch_buffer, options.concurrent_layer_fetch_requests
             ),
         )
         directory = HostsDirectory(options.config_path, options.headers)

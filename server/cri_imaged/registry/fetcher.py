@@ -15,6 +15,7 @@ from cri_imaged.oci.descriptor import Descriptor
 from cri_imaged.ports import ByteStream
 from cri_imaged.registry.addresses import resolves_privately
 from cri_imaged.registry.auth import Access, Authorizer
+from cri_imaged.registry.concurrent import Chunks, Part, concurrent_stream
 from cri_imaged.registry.failures import HostFailure, Kind
 from cri_imaged.registry.hosts import Host, split_port
 from cri_imaged.registry.patience import Patience
@@ -24,6 +25,7 @@ from cri_imaged.registry.transport import Request, Response, Transport
 from cri_imaged.registry.tries import HostHealth, Tries
 
 _log = structlog.get_logger(__name__)
+_FOREIGN_URLS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class Machinery:
     health: HostHealth
     policy: RetryPolicy
     patience: Patience
+    chunks: Chunks
 
 
 class RegistryFetcher:
@@ -49,14 +52,23 @@ class RegistryFetcher:
     @asynccontextmanager
     async def fetch(self, descriptor: Descriptor, offset: int = 0) -> AsyncIterator[ByteStream]:
         """See `ports.Fetcher.fetch`."""
-        stream = self._stream(descriptor, offset)
+        part = self._parts(descriptor)
+        chunk = self._machinery.chunks.size
+        if 0 < chunk < descriptor.size - offset and self._machinery.chunks.requests > 1:
+            async with concurrent_stream(
+                part, offset, descriptor.size, self._machinery.chunks
+            ) as both:
+                yield both
+            return
+        stream = part(offset, None)
         try:
             await stream.open()
             yield stream
         finally:
             stream.close()
 
-    def _stream(self, descriptor: Descriptor, offset: int) -> ContentStream:
+    def _parts(self, descriptor: Descriptor) -> Part:
+        """What makes a stream of the content, from an offset up to an end or to its own."""
         foreign = _foreign(descriptor)
         hosts = [host for host in (*foreign, *self._hosts) if host not in self._discredited]
         what = f"cannot fetch {descriptor.digest} of {self._access.registry}/" + (
@@ -68,8 +80,10 @@ class RegistryFetcher:
         path = f"{self._access.repository}/{kind}/{descriptor.digest}"
         accept = {"Accept": f"{descriptor.media_type}, */*"} if kind == "manifests" else {}
 
-        async def open_at(host: Host, start: int) -> Response:
-            headers = {**accept, "Range": f"bytes={start}-"} if start else accept
+        async def open_at(host: Host, start: int, end: int | None) -> Response:
+            headers = dict(accept)
+            if start or end is not None:
+                headers["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
             if host in foreign:
                 return await self._get_foreign(host, foreign[host], headers)
             return await self._machinery.authorizer.get(host, path, self._access, headers)
@@ -78,15 +92,19 @@ class RegistryFetcher:
             url = foreign.get(host)
             return str(url.with_query(None)) if url else host.url(path)
 
-        return ContentStream(
-            descriptor,
-            offset,
-            tries=Tries(hosts, what, self._machinery.policy, self._machinery.health),
-            open_at=open_at,
-            url=shown,
-            patience=self._machinery.patience,
-            on_discredit=self._discredit,
-        )
+        def part(start: int, end: int | None) -> ContentStream:
+            return ContentStream(
+                descriptor,
+                start,
+                tries=Tries(hosts, what, self._machinery.policy, self._machinery.health),
+                open_at=open_at,
+                url=shown,
+                patience=self._machinery.patience,
+                on_discredit=self._discredit,
+                end=end,
+            )
+
+        return part
 
     async def _get_foreign(self, host: Host, url: URL, headers: dict[str, str]) -> Response:
         """A foreign layer's own URL: without credentials, and under the rules of token realms."""
@@ -126,6 +144,3 @@ def _foreign(descriptor: Descriptor) -> dict[Host, URL]:
                 host = Host(url.scheme, f"{url.host_subcomponent}:{url.port}", url.raw_path)
                 found.setdefault(host, url)
     return found
-
-
-_FOREIGN_URLS = 5

@@ -19,12 +19,16 @@ _PROGRESS_BYTES = 64 << 10
 _TRAILING_SECONDS = 1.0
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
 
-Open = Callable[[Host, int], Awaitable[Response]]
-"""Opens the content at a host, from an offset. Raises `HostFailure`."""
+Open = Callable[[Host, int, int | None], Awaitable[Response]]
+"""Opens the content at a host, from an offset, up to an end where one is given. Raises
+`HostFailure`."""
 
 
 class ContentStream:
-    """Implements `ports.ByteStream`; open it, iterate it once, close it."""
+    """Implements `ports.ByteStream`; open it, iterate it once, close it.
+
+    Where it is given an end, it asks for a range and stops there.
+    """
 
     def __init__(
         self,
@@ -36,9 +40,11 @@ class ContentStream:
         url: Callable[[Host], str],
         patience: Patience,
         on_discredit: Callable[[Descriptor, Sequence[Host]], None],
+        end: int | None = None,
     ) -> None:
         self._descriptor = descriptor
         self._offset = offset
+        self._end = descriptor.size if end is None else end
         self._tries = tries
         self._open_at = open_at
         self._url = url
@@ -56,8 +62,17 @@ class ContentStream:
         Raises:
             RegistryError, CorruptContentError
         """
-        if self._offset < self._descriptor.size:
+        if self._offset < self._end:
             self._body = await self._tries.run(self._request, self._url)
+
+    @property
+    def ranged(self) -> bool:
+        """Whether the open host answered with the range that it was asked for."""
+        return self._body is not None and self._body.status == 206
+
+    def extend(self) -> None:
+        """Go on to the content's end after all."""
+        self._end = self._descriptor.size
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -70,15 +85,16 @@ class ContentStream:
         self._on_discredit(self._descriptor, self._sources)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        size = self._descriptor.size
-        while self._offset < size:
+        while self._offset < self._end:
             if self._body is None:
                 self._body = await self._tries.run(self._request, self._url)
             chunk = await self._read(self._body)
             if chunk is None:
                 continue
-            if len(chunk) > size - self._offset:
-                raise self._too_long()
+            if len(chunk) > self._end - self._offset:
+                if self._end == self._descriptor.size:
+                    raise self._too_long()
+                chunk = chunk[: self._end - self._offset]
             self._offset += len(chunk)
             self._settle(len(chunk))
             yield chunk
@@ -91,7 +107,8 @@ class ContentStream:
     async def _request(self, host: Host) -> Response:
         self._started = time.monotonic()
         try:
-            response = await self._open_at(host, self._offset)
+            end = self._end if self._end < self._descriptor.size else None
+            response = await self._open_at(host, self._offset, end)
         except HostFailure as failure:
             raise self._watch.fail(failure, time.monotonic() - self._started) from None
         try:
@@ -141,7 +158,8 @@ class ContentStream:
 
     async def _check_end(self) -> None:
         """All bytes were delivered; a body that goes on is not the content."""
-        if self._body is None or "Content-Length" in self._body.headers:
+        whole = self._end == self._descriptor.size
+        if self._body is None or not whole or "Content-Length" in self._body.headers:
             return
         self._body.limit_silence(_TRAILING_SECONDS)
         try:

@@ -1,0 +1,77 @@
+"""What the client's tests share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from cri_imaged.limits import Limits
+from cri_imaged.oci.descriptor import Descriptor
+from cri_imaged.oci.reference import Reference
+from cri_imaged.ports import Credentials, Fetcher, Resolved
+from cri_imaged.registry.client import DistributionClient
+from cri_imaged.registry.options import RegistryOptions
+from cri_imaged.registry.retry import RetryPolicy
+from tests.support.registry import FaultRegistry
+
+QUICK = RetryPolicy(tries=5, seconds=20.0, base_seconds=0.01)
+REPOSITORY = "library/demo"
+
+
+@asynccontextmanager
+async def client(
+    *,
+    config_path: Path | str = "",
+    limits: Limits | None = None,
+    progress_timeout: float | None = None,
+    policy: RetryPolicy = QUICK,
+    environ: Mapping[str, str] | None = None,
+    **options: object,
+) -> AsyncIterator[DistributionClient]:
+    """A client that loses no time between tries and sees no proxies."""
+    table = RegistryOptions(config_path=str(config_path), **options)  # type: ignore[arg-type]
+    async with DistributionClient(
+        table, limits or Limits(), progress_timeout, policy=policy, environ=environ or {}
+    ) as opened:
+        yield opened
+
+
+def reference(registry: FaultRegistry | str, name: str = REPOSITORY + ":latest") -> Reference:
+    """A reference at `registry`."""
+    authority = registry if isinstance(registry, str) else registry.authority
+    return Reference.parse(f"{authority}/{name}")
+
+
+async def resolve(
+    opened: DistributionClient,
+    registry: FaultRegistry | str,
+    credentials: Credentials | None = None,
+    name: str = REPOSITORY + ":latest",
+) -> Resolved:
+    """Resolve the demo image."""
+    return await opened.resolve(reference(registry, name), credentials)
+
+
+async def read(fetcher: Fetcher, descriptor: Descriptor, offset: int = 0) -> bytes:
+    """All bytes of one fetch."""
+    held = bytearray()
+    async with fetcher.fetch(descriptor, offset) as stream:
+        async for chunk in stream:
+            held += chunk
+    return bytes(held)
+
+
+def write_hosts(root: Path, registry: str, text: str) -> Path:
+    """Write a `hosts.toml`; returns its path."""
+    folder = root / registry
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "hosts.toml"
+    file.write_text(text)
+    return file
+
+
+def noise(size: int) -> bytes:
+    """Bytes that no two tests share."""
+    return os.urandom(size)

@@ -1,0 +1,385 @@
+"""Decisions without I/O: hosts, retries, what failures mean, proxies, logins."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from yarl import URL
+
+from cri_imaged.errors import ConfigError
+from cri_imaged.registry.addresses import is_private
+from cri_imaged.registry.failures import HostFailure, Kind, describe_body, most_telling
+from cri_imaged.registry.hosts import Host, TlsSettings, canonical_authority, default_host
+from cri_imaged.registry.login import ANONYMOUS, Login
+from cri_imaged.registry.patience import Patience, Watch
+from cri_imaged.registry.proxies import Proxies
+from cri_imaged.registry.resolver import document_type
+from cri_imaged.registry.retry import RetryPolicy, parse_retry_after
+from cri_imaged.registry.stream import leading_bytes
+
+# --- hosts ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("registry", "host"),
+    [
+        ("docker.io", Host("https", "registry-1.docker.io")),
+        ("quay.io", Host("https", "quay.io")),
+        ("10.0.0.1:5000", Host("https", "10.0.0.1:5000")),
+        ("localhost:80", Host("http", "localhost:80")),
+        ("localhost", Host("https", "localhost", tls=TlsSettings(skip_verify=True))),
+        (
+            "127.9.9.9:5000",
+            Host("https", "127.9.9.9:5000", tls=TlsSettings(skip_verify=True), plain_fallback=True),
+        ),
+        (
+            "[::1]:5000",
+            Host("https", "[::1]:5000", tls=TlsSettings(skip_verify=True), plain_fallback=True),
+        ),
+        ("localhost.example:5000", Host("https", "localhost.example:5000")),
+    ],
+)
+def test_hosts_of_registries_without_configuration(registry: str, host: Host) -> None:
+    assert default_host(registry) == host
+
+
+@pytest.mark.parametrize(
+    ("authority", "registry", "proxy"),
+    [
+        ("registry-1.docker.io", "docker.io", False),
+        ("quay.io", "quay.io", False),
+        ("mirror.example", "docker.io", True),
+        ("registry-1.docker.io", "quay.io", True),
+    ],
+)
+def test_only_hosts_other_than_the_registry_are_told_its_name(
+    authority: str, registry: str, proxy: bool
+) -> None:
+    assert Host("https", authority).is_proxy_for(registry) is proxy
+
+
+@pytest.mark.parametrize(
+    ("authority", "scheme", "canonical"),
+    [
+        ("Quay.IO", "https", "quay.io"),
+        ("quay.io:443", "https", "quay.io"),
+        ("quay.io:80", "https", "quay.io:80"),
+        ("quay.io:80", "http", "quay.io"),
+        ("[::1]:443", "https", "[::1]"),
+        ("index.docker.io", "https", "docker.io"),
+        ("registry-1.docker.io:443", "https", "docker.io"),
+    ],
+)
+def test_authorities_are_compared_in_canonical_form(
+    authority: str, scheme: str, canonical: str
+) -> None:
+    assert canonical_authority(authority, scheme) == canonical
+
+
+# --- retries --------------------------------------------------------------------------------
+
+NOW = 1_700_000_000.0
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (None, None),
+        ("7", 7.0),
+        (" 0 ", 0.0),
+        ("Tue, 14 Nov 2023 22:13:50 GMT", 30.0),
+        ("Tue, 14 Nov 2023 22:13:10 GMT", 0.0),
+        ("soon", None),
+        ("-3", None),
+        ("9" * 4000, 9999999999.0),
+    ],
+)
+def test_retry_after(value: str | None, seconds: float | None) -> None:
+    assert parse_retry_after(value, NOW) == seconds
+
+
+@given(st.text(max_size=60))
+def test_any_retry_after_is_survived(value: str) -> None:
+    found = parse_retry_after(value, NOW)
+    assert found is None or found >= 0
+
+
+def test_backoff_doubles_with_jitter_and_is_capped() -> None:
+    policy = RetryPolicy(5, 60.0, base_seconds=1.0, longest_backoff_seconds=4.0)
+    assert [policy.delay(failures, None, 0.0) for failures in (1, 2, 3, 4)] == [0.5, 1, 2, 2]
+    assert policy.delay(3, None, 0.5) == 3.0
+
+
+def test_a_wait_that_was_asked_for_is_obeyed_up_to_half_the_budget() -> None:
+    policy = RetryPolicy(5, 60.0, base_seconds=1.0)
+    assert policy.delay(1, 12.0, 0.0) == 12.0
+    assert policy.delay(1, 21_600.0, 0.0) == 30.0
+
+
+# --- failures -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kinds", "telling"),
+    [
+        ([Kind.NOT_FOUND], Kind.NOT_FOUND),
+        ([Kind.NOT_FOUND, Kind.NOT_FOUND], Kind.NOT_FOUND),
+        ([Kind.UNREACHABLE, Kind.NOT_FOUND], Kind.NOT_FOUND),
+        ([Kind.NOT_FOUND, Kind.UNREACHABLE], Kind.UNREACHABLE),
+        ([Kind.NOT_FOUND, Kind.UNAUTHENTICATED], Kind.UNAUTHENTICATED),
+        ([Kind.UNAUTHENTICATED, Kind.UNREACHABLE], Kind.UNAUTHENTICATED),
+        ([Kind.CORRUPT, Kind.NOT_FOUND], Kind.NOT_FOUND),
+        ([Kind.NOT_FOUND, Kind.CORRUPT], Kind.CORRUPT),
+        ([Kind.CORRUPT, Kind.UNREACHABLE], Kind.UNREACHABLE),
+        ([Kind.PROGRESS, Kind.NOT_FOUND], Kind.PROGRESS),
+    ],
+)
+def test_the_most_telling_answer(kinds: list[Kind], telling: Kind) -> None:
+    assert most_telling(kinds) is telling
+
+
+def test_error_bodies_are_shortened_and_freed_of_secrets() -> None:
+    body = (
+        b'{"errors":[{"code":"DENIED","message":"token marked-secret is bad\\n","detail":1},'
+        b'{"code":"X","message":"' + b"y" * 5000 + b'"}]}'
+    )
+    codes, text = describe_body(body, ["marked-secret"])
+    assert codes == ("DENIED", "X")
+    assert text.startswith("DENIED: token [secret] is bad?; X: yyy")
+    assert len(text) < 400
+
+
+@given(st.binary(max_size=200))
+def test_any_error_body_is_survived(body: bytes) -> None:
+    describe_body(body, ["x"])
+
+
+# --- bodies ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "offset", "skip"),
+    [
+        (200, {}, 0, 0),
+        (200, {"Content-Length": "100"}, 40, 40),
+        (206, {"Content-Range": "bytes 40-99/100"}, 40, 0),
+        (206, {"Content-Range": "bytes 40-59/*"}, 40, 0),
+        (206, {"Content-Range": "bytes 0-99/100"}, 0, 0),
+    ],
+)
+def test_where_a_body_begins(
+    status: int, headers: Mapping[str, str], offset: int, skip: int
+) -> None:
+    assert leading_bytes(status, headers, offset, 100) == skip
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "kind"),
+    [
+        (200, {"Content-Length": "99"}, Kind.CORRUPT),
+        (200, {"Content-Length": "9" * 5000}, Kind.CORRUPT),
+        (206, {"Content-Range": "bytes 40-99/101"}, Kind.CORRUPT),
+        (206, {"Content-Range": "bytes 39-99/100"}, Kind.REFUSED),
+        (206, {"Content-Range": "bytes 041-99"}, Kind.REFUSED),
+        (206, {}, Kind.REFUSED),
+    ],
+)
+def test_a_body_of_something_else_is_refused(
+    status: int, headers: Mapping[str, str], kind: Kind
+) -> None:
+    with pytest.raises(HostFailure) as caught:
+        leading_bytes(status, headers, 40, 100)
+    assert caught.value.kind is kind
+
+
+@pytest.mark.parametrize(
+    ("announced", "document", "media_type"),
+    [
+        (
+            "application/vnd.oci.image.index.v1+json; charset=utf-8",
+            b"{}",
+            "application/vnd.oci.image.index.v1+json",
+        ),
+        ("text/plain", b'{"mediaType":"application/x"}', "application/x"),
+        ("", b'{"schemaVersion":2,"manifests":[]}', "application/vnd.oci.image.index.v1+json"),
+        (
+            "application/json",
+            b'{"schemaVersion":2,"config":{}}',
+            "application/vnd.oci.image.manifest.v1+json",
+        ),
+        (
+            "text/plain",
+            b'{"schemaVersion":1}',
+            "application/vnd.docker.distribution.manifest.v1+json",
+        ),
+        ("application/odd", b"{}", "application/odd"),
+    ],
+)
+def test_document_types(announced: str, document: bytes, media_type: str) -> None:
+    assert document_type(announced, document) == media_type
+
+
+@pytest.mark.parametrize("document", [b"<html>", b"", b"[]", b"\xff", b"[" * 100_000])
+def test_what_is_no_document_is_refused(document: bytes) -> None:
+    with pytest.raises(HostFailure) as caught:
+        document_type("text/html", document)
+    assert caught.value.kind is Kind.CORRUPT
+
+
+# --- patience -------------------------------------------------------------------------------
+
+
+def test_silence_adds_up_over_requests_until_a_byte_comes() -> None:
+    watch = Watch(Patience(stall_timeout=30.0, progress_timeout=50.0, min_rate=0))
+    stalled = HostFailure(Kind.UNREACHABLE, "stalled")
+    assert watch.limit == 30.0
+    assert watch.fail(stalled, 30.0) is stalled
+    assert watch.limit == 20.0
+    watch.heard(1, 0.1)
+    assert watch.limit == 30.0
+    assert watch.fail(stalled, 30.0) is stalled
+    assert watch.fail(stalled, 20.0).kind is Kind.PROGRESS
+
+
+def test_an_answer_ends_the_silence() -> None:
+    watch = Watch(Patience(stall_timeout=30.0, progress_timeout=50.0, min_rate=0))
+    answered = HostFailure(Kind.UNREACHABLE, "503", status=503)
+    for _ in range(5):
+        assert watch.fail(answered, 40.0) is answered
+
+
+def test_without_a_progress_timeout_silence_is_borne_for_ever() -> None:
+    watch = Watch(Patience(stall_timeout=30.0, progress_timeout=None, min_rate=0))
+    stalled = HostFailure(Kind.UNREACHABLE, "stalled")
+    assert all(watch.fail(stalled, 30.0) is stalled for _ in range(100))
+
+
+def test_the_rate_counts_over_whole_windows() -> None:
+    watch = Watch(Patience(stall_timeout=10.0, progress_timeout=None, min_rate=100))
+    watch.heard(10, 9.0)
+    assert not watch.too_slow()
+    watch.heard(10, 1.0)
+    assert watch.too_slow()
+    watch.heard(2000, 10.0)
+    assert not watch.too_slow()
+
+
+# --- proxies --------------------------------------------------------------------------------
+
+PROXY = {"HTTP_PROXY": "http://u:p@proxy.example:3128", "https_proxy": "proxy.example:3129"}
+
+
+@pytest.mark.parametrize(
+    ("no_proxy", "url", "port"),
+    [
+        ("", "http://a.example/", 3128),
+        ("", "https://a.example/", 3129),
+        ("", "https://localhost:5000/", None),
+        ("", "https://[::1]:5000/", None),
+        ("", "https://127.3.3.3/", None),
+        ("*", "https://a.example/", None),
+        ("a.example", "https://a.example/", None),
+        ("a.example", "https://sub.a.example/", None),
+        ("a.example", "https://nota.example/", 3129),
+        (".a.example", "https://sub.a.example/", None),
+        (".a.example", "https://a.example/", 3129),
+        ("*.a.example", "https://sub.a.example/", None),
+        ("A.Example", "https://a.EXAMPLE/", None),
+        ("a.example:443", "https://a.example/", None),
+        ("a.example:444", "https://a.example/", 3129),
+        ("10.0.0.0/8, 192.168.0.0/16", "https://192.168.3.4:5000/", None),
+        ("10.0.0.0/8", "https://11.0.0.1/", 3129),
+        ("10.1.2.3", "https://10.1.2.3/", None),
+        ("fd00::/8", "https://[fd00::5]:5000/", None),
+        ("fd00::5", "https://[fd00:0::5]:5000/", None),
+        ("[fd00::5]:5000", "https://[fd00::5]:5000/", None),
+        ("bad/entry,a.example", "https://a.example/", None),
+    ],
+)
+def test_proxies(no_proxy: str, url: str, port: int | None) -> None:
+    proxy = Proxies.from_environment({**PROXY, "NO_PROXY": no_proxy}).proxy_for(URL(url))
+    assert (proxy.port if proxy else None) == port
+
+
+@pytest.mark.parametrize("value", ["socks5://p.example", "http://", "http://["])
+def test_a_proxy_that_cannot_be_used_is_an_error(value: str) -> None:
+    with pytest.raises(ConfigError, match="HTTPS_PROXY"):
+        Proxies.from_environment({"HTTPS_PROXY": value})
+
+
+# --- addresses ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "10.0.0.1",
+        "127.0.0.1",
+        "169.254.169.254",
+        "192.168.1.1",
+        "100.64.0.1",
+        "0.0.0.0",
+        "::1",
+        "fe80::1%eth0",
+        "fd00::1",
+        "::ffff:10.0.0.1",
+        "2002:0a00:0001::",
+        "224.0.0.1",
+    ],
+)
+def test_private_addresses(address: str) -> None:
+    assert is_private(address)
+
+
+@pytest.mark.parametrize("address", ["9.9.9.9", "2606:4700::1111", "registry.example"])
+def test_other_addresses(address: str) -> None:
+    assert not is_private(address)
+
+
+# --- logins ---------------------------------------------------------------------------------
+
+
+def encoded(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+@pytest.mark.parametrize(
+    ("given", "login"),
+    [
+        ({"username": "u", "password": "p", "identity_token": "i"}, Login("u", "p")),
+        ({"identity_token": "i", "auth": encoded("u:p")}, Login(identity_token="i")),
+        ({"auth": encoded("u:p:q")}, Login("u", "p:q")),
+        ({"auth": encoded("u:p\0\0")}, Login("u", "p")),
+        ({"auth": encoded("u:p"), "registry_token": "r"}, Login("u", "p")),
+        ({"registry_token": "r"}, Login(registry_token="r")),
+        ({"username": "<token>", "password": "i"}, Login(identity_token="i")),
+        ({"password": "p"}, ANONYMOUS),
+        ({}, ANONYMOUS),
+    ],
+)
+def test_logins(given: dict[str, str], login: Login) -> None:
+    assert Login.choose(**given) == login
+
+
+@pytest.mark.parametrize("auth", ["marked", "!!!marked", encoded("marked")])
+def test_malformed_logins_are_refused_without_showing_them(auth: str) -> None:
+    with pytest.raises(ValueError, match=r"^auth ") as caught:
+        Login.choose(auth=auth)
+    assert "marked" not in str(caught.value)
+
+
+def test_fingerprints_tell_identities_apart() -> None:
+    logins = [
+        ANONYMOUS,
+        Login("ab", "c"),
+        Login("a", "bc"),
+        Login("abc"),
+        Login(identity_token="abc"),
+        Login(registry_token="abc"),
+    ]
+    assert len({login.fingerprint for login in logins}) == len(logins)
+    assert "marked" not in repr(Login("marked", "marked", "marked", "marked"))
