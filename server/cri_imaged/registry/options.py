@@ -13,10 +13,15 @@ class HostLogin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """
 
     username: str = ""
+    """User's name."""
     password: str = ""
+    """That user's password, or an access token that stands for it."""
     auth: str = ""
+    """Base64 of `user:password`."""
     identitytoken: str = ""
+    """An OAuth2 refresh token."""
     registrytoken: str = ""
+    """A bearer token, sent as it is."""
 
 
 class HostOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
