@@ -335,6 +335,8 @@ class View:
     """None for an image without layers, an empty directory, and where the snapshot was lost since.
     """
     writable: bool
+    created: float
+    """Unix seconds."""
     mounts: tuple[Mount, ...]
 
 

@@ -110,7 +110,7 @@ class FileIngest:
                 f"blob {wanted.digest} has other bytes: "
                 f"their digest is {wanted.digest.algorithm}:{self._hasher.hexdigest()}"
             )
-        info = BlobInfo(wanted.digest, wanted.size, present=True)
+        info = BlobInfo(wanted.digest, wanted.size)
         os.fchmod(self._fd, 0o644)
         await self._publish(self._path, info)
         self._committed = True

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -56,13 +57,13 @@ class FileContentStore:
         """See `ContentStore.info`."""
         return await self._database.read(lambda db: blobs.find(db, digest))
 
-    async def hold(self, digest: Digest, lease: Lease) -> bool:
-        """Let `lease` hold the blob. Returns whether it is present, its file included."""
-        held = await self._database.write(lambda db: blobs.hold(db, digest, lease))
-        if held and not self.path(digest).exists():
+    async def hold(self, digest: Digest, lease: Lease) -> BlobInfo | None:
+        """See `ContentStore.hold`. Finds out here where somebody else removed the file."""
+        info = await self._database.write(lambda db: blobs.hold(db, digest, lease))
+        if info is not None and info.state == "present" and not self.path(digest).exists():
             await self._database.write(lambda db: blobs.lost(db, [digest]), durable=True)
-            return False
-        return held
+            return replace(info, state="lost")
+        return info
 
     def open(self, digest: Digest) -> BinaryIO:
         """See `ContentStore.open`."""
@@ -89,7 +90,7 @@ class FileContentStore:
         return data
 
     async def verify(self, digest: Digest) -> bool:
-        """Whether the blob's file has the bytes that its digest names."""
+        """See `ContentStore.verify`."""
 
         def intact() -> bool:
             hasher = digest.hasher()
@@ -126,26 +127,25 @@ class FileContentStore:
             self._writing.discard(digest)
 
     async def put(self, digest: Digest, data: bytes, lease: Lease) -> None:
-        """Store a small document that is at hand. The caller has verified it."""
+        """See `ContentStore.put`."""
         with tempfile.NamedTemporaryFile(dir=self._ingests, prefix="put-", delete=False) as file:
             file.write(data)
             os.fchmod(file.fileno(), 0o644)
-        await self._publish(Path(file.name), BlobInfo(digest, len(data), present=True), lease)
+        await self._publish(Path(file.name), BlobInfo(digest, len(data)), lease)
 
     async def reclaim(self, digests: Sequence[Digest]) -> None:
-        """Throw away the files of blobs whose rows are gone or not `present` any more. A blob that
-        came back since then stays."""
+        """See `ContentStore.reclaim`."""
 
         def discard(db: sqlite3.Connection) -> None:
             for digest in digests:
                 info = blobs.find(db, digest)
-                if info is None or not info.present:
+                if info is None or info.state != "present":
                     self._trash.put(self.path(digest))
 
         await self._database.write(discard)
 
     async def reap(self) -> None:
-        """After a start: throw away files without a row, mark blobs without their file as lost."""
+        """See `ContentStore.reap`."""
         known = await self._database.read(blobs.all_present)
         found: set[Digest] = set()
         for folder in self._blobs.iterdir():
@@ -161,9 +161,8 @@ class FileContentStore:
         if missing:
             await self._database.write(lambda db: blobs.lost(db, missing), durable=True)
 
-    def drop_ingests(self, *, max_seconds: float = 0.0, max_bytes: int = 0) -> int:
-        """Remove partial blobs that nobody writes: those older than `max_seconds`, then the
-        oldest until they take at most `max_bytes`. Returns the bytes removed."""
+    def drop_ingests(self, *, max_seconds: float, max_bytes: int) -> tuple[int, int]:
+        """See `ContentStore.drop_ingests`."""
         idle = sorted(
             (
                 (entry.stat().st_mtime, entry.stat().st_size, Path(entry.path))
@@ -172,13 +171,14 @@ class FileContentStore:
             ),
             reverse=True,
         )
-        kept = removed = 0
+        kept = count = removed = 0
         for modified, size, path in idle:
             kept += size
             if kept > max_bytes or modified <= time.time() - max_seconds:
                 path.unlink(missing_ok=True)
+                count += 1
                 removed += size
-        return removed
+        return count, removed
 
     def _ingest_path(self, digest: Digest) -> Path:
         return self._ingests / f"{digest.algorithm}-{digest.hex}"

@@ -13,7 +13,7 @@ from cri_imaged.ports import BlobInfo, Lease
 def find(db: sqlite3.Connection, digest: Digest) -> BlobInfo | None:
     """The blob's row, or None."""
     row = db.execute("SELECT size, state FROM blobs WHERE digest = ?", (digest,)).fetchone()
-    return row and BlobInfo(digest, row["size"], row["state"] == "present")
+    return row and BlobInfo(digest, row["size"], row["state"])
 
 
 def insert(db: sqlite3.Connection, digest: Digest, size: int, lease: Lease | None) -> None:
@@ -28,15 +28,14 @@ def insert(db: sqlite3.Connection, digest: Digest, size: int, lease: Lease | Non
         hold(db, digest, lease)
 
 
-def hold(db: sqlite3.Connection, digest: Digest, lease: Lease) -> bool:
-    """Let `lease` hold the blob, unless it is gone. Returns whether the blob is present."""
+def hold(db: sqlite3.Connection, digest: Digest, lease: Lease) -> BlobInfo | None:
+    """Let `lease` hold the blob, whatever its state. None where there is no row."""
     db.execute(
         "INSERT OR IGNORE INTO lease_blobs (lease, blob)"
         " SELECT ?, digest FROM blobs WHERE digest = ?",
         (lease.id, digest),
     )
-    info = find(db, digest)
-    return info is not None and info.present
+    return find(db, digest)
 
 
 def all_present(db: sqlite3.Connection) -> dict[Digest, int]:

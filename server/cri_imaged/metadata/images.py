@@ -176,6 +176,13 @@ def detach_snapshots(db: sqlite3.Connection, ids: Iterable[int]) -> None:
     )
 
 
+def detach_chains(db: sqlite3.Connection, snapshotter: str, chain_ids: Iterable[Digest]) -> None:
+    """As `detach_snapshots`, by chain ID."""
+    query = "SELECT id FROM snapshots WHERE snapshotter = ? AND chain_id = ?"
+    rows = [db.execute(query, (snapshotter, chain_id)).fetchone() for chain_id in chain_ids]
+    detach_snapshots(db, [row["id"] for row in rows if row is not None])
+
+
 def sweep(db: sqlite3.Connection) -> Garbage:
     """Delete the rows that nothing holds: images without a name, snapshots that no image, view,
     lease or snapshot stands on, blobs that no image or lease links."""

@@ -11,27 +11,36 @@ from cri_imaged.oci.digest import Digest
 from cri_imaged.ports import Lease
 
 
-def open_lease(db: sqlite3.Connection) -> Lease:
-    """A new lease for one pull."""
-    lease = Lease(uuid.uuid4().hex)
+def new() -> Lease:
+    """A lease that no row knows yet."""
+    return Lease(uuid.uuid4().hex)
+
+
+def insert(db: sqlite3.Connection, lease: Lease) -> None:
+    """Let the lease hold things. Doing it again changes nothing."""
     db.execute(
-        "INSERT INTO leases (id, kind, created) VALUES (?, 'pull', ?)", (lease.id, time.time())
+        "INSERT OR IGNORE INTO leases (id, kind, created) VALUES (?, 'pull', ?)",
+        (lease.id, time.time()),
     )
-    return lease
 
 
-def close_lease(db: sqlite3.Connection, lease: Lease) -> None:
-    """The pull succeeded: what it brought in is held by its image."""
-    db.execute("DELETE FROM leases WHERE id = ?", (lease.id,))
+def end(db: sqlite3.Connection, lease: Lease, *, keep_for_resume: bool) -> None:
+    """The work is over: what an image holds needs no lease any more; what none holds yet may stay
+    for the next try."""
+    if keep_for_resume:
+        _to_resume(db, "id = ?", (lease.id,))
+    else:
+        db.execute("DELETE FROM leases WHERE id = ?", (lease.id,))
 
 
-def keep_for_resume(db: sqlite3.Connection, lease: Lease | None = None) -> None:
-    """A pull (or, with None, every pull of an earlier daemon) ended early: its verified blobs stay
-    for the next try, its snapshots do too, until `expire`. An empty lease is dropped."""
-    one = "" if lease is None else " AND id = :id"
+def inherit(db: sqlite3.Connection) -> None:
+    """After a start: what an earlier daemon was at work on may be resumed."""
+    _to_resume(db, "kind = 'pull'", ())
+
+
+def _to_resume(db: sqlite3.Connection, which: str, values: tuple[str, ...]) -> None:
     db.execute(
-        f"UPDATE leases SET kind = 'resume', created = :now WHERE kind = 'pull'{one}",
-        {"now": time.time(), "id": lease.id if lease else ""},
+        f"UPDATE leases SET kind = 'resume', created = ? WHERE {which}", (time.time(), *values)
     )
     db.execute(
         "DELETE FROM leases WHERE kind = 'resume'"

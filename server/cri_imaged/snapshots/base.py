@@ -233,6 +233,7 @@ class DirectorySnapshotter(ABC):
             key=view.key,
             chain_id=Digest(view.chain_id) if view.chain_id else None,
             writable=view.writable,
+            created=view.created,
             mounts=tuple(self._mounts(place, [self._layer(row) for row in stack])),
         )
 

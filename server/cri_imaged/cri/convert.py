@@ -1,0 +1,80 @@
+"""Between CRI's messages and the domain's values."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+
+from cri_imaged.errors import InvalidRequestError
+from cri_imaged.images.store import Image
+from cri_imaged.images.usage import FilesystemUsage
+from cri_imaged.ports import Credentials
+from cri_imaged.rpc.runtime.v1 import api_pb2 as cri
+
+
+def image_message(image: Image) -> cri.Image:
+    """An image as ListImages and ImageStatus show it."""
+    uid, username = user_of(image.record.user)
+    return cri.Image(
+        id=image.id,
+        repo_tags=image.repo_tags,
+        repo_digests=image.repo_digests,
+        size=image.record.size,
+        uid=None if uid is None else cri.Int64Value(value=uid),
+        username=username,
+        spec=cri.ImageSpec(image=image.id, runtime_handler=image.record.handler),
+        pinned=image.pinned,
+    )
+
+
+def user_of(user: str) -> tuple[int | None, str]:
+    """A config's `User` as CRI wants it: what stands before a colon, as a number where it is one,
+    else as a name."""
+    name = user.partition(":")[0]
+    if not name:
+        return None, ""
+    if name.isascii() and name.isdecimal() and int(name) < 1 << 63:
+        return int(name), ""
+    return None, name
+
+
+def credentials_of(auth: cri.AuthConfig) -> Credentials | None:
+    """An AuthConfig's credentials: user and password, else the identity token, else `auth`
+    (base64 of `user:password`, NULs trimmed), else the registry token. None where it is empty.
+
+    Raises:
+        InvalidRequestError: `auth` is malformed. The message does not repeat it.
+    """
+    username, password = auth.username, auth.password
+    if auth.auth and not username and not auth.identity_token:
+        username, password = _decode(auth.auth)
+    if not (username or password or auth.identity_token or auth.registry_token):
+        return None
+    return Credentials(
+        username=username,
+        password=password,
+        identity_token=auth.identity_token,
+        registry_token=auth.registry_token,
+        server_address=auth.server_address,
+    )
+
+
+def usage_message(entry: FilesystemUsage) -> cri.FilesystemUsage:
+    """One entry of ImageFsInfo."""
+    return cri.FilesystemUsage(
+        timestamp=entry.measured,
+        fs_id=cri.FilesystemIdentifier(mountpoint=str(entry.mountpoint)),
+        used_bytes=cri.UInt64Value(value=entry.usage.bytes),
+        inodes_used=cri.UInt64Value(value=entry.usage.inodes),
+    )
+
+
+def _decode(auth: str) -> tuple[str, str]:
+    try:
+        pair = base64.b64decode(auth, validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        raise InvalidRequestError("the AuthConfig's auth is not base64 of user:password") from None
+    username, colon, password = pair.partition(":")
+    if not colon:
+        raise InvalidRequestError("the AuthConfig's auth is not base64 of user:password")
+    return username.strip("\0"), password.strip("\0")

@@ -1,0 +1,82 @@
+"""Durable without waiting for the disk: after a pull, in the background, file systems are synced
+and rows marked. What was not marked before a power cut is dealt with at the next start."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import structlog
+
+from cri_imaged.metadata import durability
+from cri_imaged.metadata.database import Database
+
+log = structlog.get_logger()
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Durability:
+    """Brings to the disk what pulls wrote under some directories."""
+
+    def __init__(
+        self, database: Database, directories: Sequence[Path], *, wait: bool = False
+    ) -> None:
+        """With `wait` each pull waits for the disk (`image_pull_with_sync_fs`)."""
+        self._database = database
+        self._wait = wait
+        self._wanted = asyncio.Event()
+        self._lock = asyncio.Lock()
+        # Opened before anything is written: a later write-back error is reported to these.
+        self._fds = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in directories]
+
+    async def pulled(self) -> None:
+        """A pull has ended: sync soon, or now where pulls wait."""
+        self._wanted.set()
+        if self._wait:
+            await self.sync()
+
+    async def run(self) -> None:
+        """The background task."""
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            try:
+                await self.sync()
+            except OSError as error:
+                log.error("could not sync; nothing is marked durable", error=str(error))
+
+    async def sync(self) -> None:
+        """Make durable what is there now.
+
+        Raises:
+            OSError: a file system could not be synced; no row is marked.
+        """
+        async with self._lock:
+            rows = await self._database.read(durability.volatile)
+            if not rows:
+                return
+            by_device = {os.fstat(fd).st_dev: fd for fd in self._fds}
+            for fd in by_device.values():
+                await asyncio.to_thread(_syncfs, fd)
+            await self._database.write(lambda db: durability.mark(db, rows), durable=True)
+
+    def close(self) -> None:
+        """Release the descriptors."""
+        for fd in self._fds:
+            os.close(fd)
+
+
+def epoch(root: Path) -> str:
+    """What a row that is not durable depends on: this boot, and the file system under `root`."""
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot_id} {os.statvfs(root).f_fsid:x}"
+
+
+def _syncfs(fd: int) -> None:
+    if _libc.syncfs(fd) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

@@ -1,0 +1,73 @@
+"""What happens at a start, before anything is shown."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+
+import structlog
+
+from cri_imaged.metadata import blobs, durability, images, leases
+from cri_imaged.metadata.database import Database
+from cri_imaged.oci.digest import Digest
+from cri_imaged.ports import ContentStore, Snapshotter
+
+log = structlog.get_logger()
+
+
+async def recover(
+    database: Database,
+    content: ContentStore,
+    snapshotters: Iterable[Snapshotter],
+    epoch: str,
+) -> None:
+    """Bring rows and files into agreement: clear what a crash left, distrust what a power cut may
+    have torn, and take note of what somebody else removed."""
+    await database.write(leases.inherit)
+    before = await database.read(durability.epoch)
+    if before is not None and before != epoch:
+        await _distrust(database, content)
+    await content.reap()
+    for snapshotter in snapshotters:
+        await snapshotter.reap()
+    await database.write(lambda db: durability.set_epoch(db, epoch), durable=True)
+    for name in await database.read(images.hidden):
+        log.warning("image is damaged and hidden until it is pulled again", image=name)
+
+
+async def _distrust(database: Database, content: ContentStore) -> None:
+    """Another boot or file system: verify each blob that had not reached the disk, and give up
+    each such snapshot."""
+    rows = await database.read(durability.volatile)
+    damaged = [digest for digest in rows.blobs if not await content.verify(digest)]
+
+    def give_up(db: sqlite3.Connection) -> None:
+        blobs.lost(db, damaged)
+        images.detach_snapshots(db, rows.snapshots)
+
+    await database.write(give_up, durable=True)
+    content.drop_ingests(max_seconds=0, max_bytes=0)
+    if rows:
+        log.warning(
+            "the machine went down before all was on the disk",
+            blobs_verified=len(rows.blobs) - len(damaged),
+            blobs_lost=len(damaged),
+            snapshots_given_up=len(rows.snapshots),
+        )
+
+
+async def detach_missing(
+    database: Database, snapshotter: Snapshotter, chain: Iterable[Digest]
+) -> None:
+    """Give up the committed snapshots of `chain` whose directory somebody else removed."""
+    missing = []
+    for chain_id in chain:
+        if await snapshotter.info(chain_id) is None:
+            break
+        if not (await snapshotter.path(chain_id)).exists():
+            missing.append(chain_id)
+    if missing:
+        log.warning("snapshots are gone from the disk", chain_ids=missing)
+        await database.write(
+            lambda db: images.detach_chains(db, snapshotter.name, missing), durable=True
+        )

@@ -1,0 +1,69 @@
+"""Unpacking a layer into a snapshot: one flight for each snapshotter and chainID."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from cri_imaged.errors import CorruptContentError
+from cri_imaged.images.flights import Flight
+from cri_imaged.images.plan import Step
+from cri_imaged.images.shielded import to_the_end
+from cri_imaged.metadata import leases
+from cri_imaged.metadata.database import Database
+from cri_imaged.ports import AlreadyPresent, Applier, LayerSource, Snapshotter
+
+
+@dataclass(frozen=True, slots=True)
+class LayerMeans:
+    """What one pull has to unpack a layer with."""
+
+    step: Step
+    source: Callable[[], Awaitable[LayerSource]]
+    parent_committed: asyncio.Future[None]
+
+
+class LayerFlight(Flight[LayerMeans]):
+    """Applies one layer as soon as its bytes arrive and seals it when its parent is committed."""
+
+    def __init__(self, snapshotter: Snapshotter, applier: Applier, database: Database) -> None:
+        super().__init__()
+        self._snapshotter = snapshotter
+        self._applier = applier
+        self._database = database
+        self._lease = leases.new()
+
+    async def work(self) -> None:
+        """See `Flight.work`."""
+        await self._database.write(lambda db: leases.insert(db, self._lease))
+        await self.attempt(self._unpack)
+
+    async def release(self) -> None:
+        """See `Flight.release`. Where no pull made the snapshot known, it waits to be resumed."""
+        await self._database.write(
+            lambda db: leases.end(db, self._lease, keep_for_resume=not self.known)
+        )
+
+    async def _unpack(self, means: LayerMeans) -> None:
+        step = means.step
+        source = await means.source()
+        if not self._snapshotter.independent:
+            await asyncio.shield(means.parent_committed)
+        key = f"{step.chain_id}-{uuid.uuid4().hex}"
+        try:
+            into = await self._snapshotter.prepare(key, step.parent, self._lease, {})
+            if isinstance(into, AlreadyPresent):
+                return
+            applied = await self._applier.apply(source, step.layer.media_type, into)
+            if applied.diff_id != step.diff_id:
+                raise CorruptContentError(
+                    f"layer {step.layer.digest} unpacks to diffID {applied.diff_id}, "
+                    f"the image's config says {step.diff_id}"
+                )
+            await asyncio.shield(means.parent_committed)
+            await self._snapshotter.commit(step.chain_id, key, step.parent, applied)
+        except BaseException:
+            await to_the_end(self._snapshotter.remove(key))
+            raise

@@ -1,0 +1,46 @@
+"""Rows that have not reached the disk yet, and the epoch that tells whether that matters."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+
+from cri_imaged.oci.digest import Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Volatile:
+    """Rows whose files may still be in memory only."""
+
+    blobs: tuple[Digest, ...]
+    snapshots: tuple[int, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.blobs or self.snapshots)
+
+
+def volatile(db: sqlite3.Connection) -> Volatile:
+    """Every row that is not durable, of finished work."""
+    blobs = db.execute("SELECT digest FROM blobs WHERE NOT durable AND state = 'present'")
+    snapshots = db.execute("SELECT id FROM snapshots WHERE NOT durable AND chain_id IS NOT NULL")
+    return Volatile(
+        tuple(Digest(row["digest"]) for row in blobs), tuple(row["id"] for row in snapshots)
+    )
+
+
+def mark(db: sqlite3.Connection, rows: Volatile) -> None:
+    """The files of `rows` have reached the disk. To be run in a durable transaction."""
+    db.executemany("UPDATE blobs SET durable = 1 WHERE digest = ?", [(d,) for d in rows.blobs])
+    db.executemany("UPDATE snapshots SET durable = 1 WHERE id = ?", [(n,) for n in rows.snapshots])
+
+
+def epoch(db: sqlite3.Connection) -> str | None:
+    """The boot and file system that the last daemon here ran under."""
+    row = db.execute("SELECT value FROM epoch").fetchone()
+    return row and str(row["value"])
+
+
+def set_epoch(db: sqlite3.Connection, value: str) -> None:
+    """All volatile rows have been dealt with: from here on they belong to this epoch."""
+    db.execute("DELETE FROM epoch")
+    db.execute("INSERT INTO epoch (value) VALUES (?)", (value,))
