@@ -66,22 +66,22 @@ def apply_layer(
     reader = TarReader(limits)
     hasher = _Hash()
     size = 0
-    entry: Entry | None = None
+    current: Entry | None = None
     try:
         for chunk in decompress(source, media_type, limits):
             size += len(chunk)
             hasher.update(chunk)
-            for event in reader.feed(chunk):
-                if type(event) is memoryview:
-                    sink.write(event)
+            for entry, data in reader.feed(chunk):
+                if entry is not None:
+                    current = entry
+                    sink.add(entry, data)
                 else:
-                    entry = event
-                    sink.add(entry)
-        entry = None
+                    sink.write(data)
+        current = None
         reader.finish()
         seal = sink.finish()
     except OSError as error:
-        raise _explained(error, entry) from error
+        raise _explained(error, current) from error
     return Result(f"sha256:{hasher.hexdigest()}", size, reader.entries, seal)
 
 

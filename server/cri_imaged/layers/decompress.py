@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 from isal import igzip_lib
 
@@ -22,6 +22,7 @@ else:
 
 CHUNK = 1 << 20
 """Uncompressed bytes made at a time, at most."""
+_GZIP_ERROR: Any = igzip_lib.IsalError  # an exception class; its type stub says otherwise
 _GZIP_MAGIC = b"\x1f\x8b\x08"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _SNIFFED = media_types.LAYERS - {media_types.OCI_LAYER, media_types.OCI_FOREIGN_LAYER}
@@ -105,7 +106,7 @@ def _members(chunks: Iterator[bytes], codec: str, limits: Limits) -> Iterator[by
                 received += len(pending)
             try:
                 output = decompressor.decompress(pending, CHUNK)
-            except (igzip_lib.IsalError, zstd.ZstdError, EOFError) as error:
+            except (_GZIP_ERROR, zstd.ZstdError, EOFError) as error:
                 raise _damaged(codec, members, received, error, limits) from None
             pending = b""
             if output:

@@ -13,6 +13,7 @@ import zlib
 _OCTAL = re.compile(rb"[0-7]+")
 _DECIMAL = re.compile(rb"-?[0-9]{1,40}")
 _TIME = re.compile(rb"(-?)([0-9]{1,20})(?:\.([0-9]*))?")
+_ID_LIMIT = (1 << 32) - 1
 _NANOSECONDS = 1_000_000_000
 _SECONDS_LIMIT = 1 << 63
 
@@ -80,6 +81,13 @@ def seconds(value: bytes) -> int:
         lost = bool((fraction or b"")[9:].strip(b"0"))
         nanoseconds = -nanoseconds - lost
     return in_time(nanoseconds)
+
+
+def owner(number: int) -> int:
+    """`number`, if it can be a user's or group's ID. All ones would mean "no change" to chown."""
+    if not 0 <= number < _ID_LIMIT:
+        raise ValueError(f"owner {number} is out of range")
+    return number
 
 
 def in_time(nanoseconds: int) -> int:

@@ -44,6 +44,8 @@ class Ledger:
         self._whiteouts: set[bytes] = set()
         self._opaques: set[bytes] = set()
         self._implicit: set[bytes] = {b""}
+        self.has_links = False
+        """Whether any link was ever noted."""
         self._links: dict[bytes, dict[bytes, tuple[int, bytes]]] = {}
 
     def whiteout(self, path: bytes) -> None:
@@ -68,6 +70,7 @@ class Ledger:
         """`name` in `parent` is a hardlink to `target`, which this layer does not hold."""
         self._spend(len(parent) + len(name) + len(target) + 2 * _OVERHEAD)
         self._order += 1
+        self.has_links = True
         self._links.setdefault(parent, {})[name] = (self._order, target)
 
     def linked(self, parent: bytes, name: bytes) -> bytes | None:

@@ -43,11 +43,11 @@ class Metadata:
     def __init__(self, *, privileged: bool) -> None:
         self.skipped = SkipCount()
         self._privileged = privileged
-        self._own = (os.geteuid(), os.getegid())
+        self.uid, self.gid = os.geteuid(), os.getegid()
 
     def set_owner(self, fd: int, uid: int, gid: int, name: bytes | None = None) -> None:
         """Give an open file, or `name` in the open directory `fd`, its owner."""
-        if (uid, gid) == self._own:
+        if uid == self.uid and gid == self.gid:
             return
         if self._privileged:
             try:

@@ -19,7 +19,7 @@ _SPECIAL_BITS = 0o7000
 
 
 class DirectorySink:
-    """Takes entries in the archive's order: `add`, then for a FILE its data by `write`."""
+    """Takes entries in the archive's order: `add`, then the rest of a FILE's data by `write`."""
 
     def __init__(self, root_fd: int, limits: Limits, *, privileged: bool) -> None:
         self._ledger = Ledger(limits.seal_bytes)
@@ -32,28 +32,26 @@ class DirectorySink:
         self._fd = -1
         self._left = 0
 
-    def add(self, entry: Entry) -> None:
-        """Put an entry in place; whatever this layer had there gives way.
+    def add(self, entry: Entry, data: memoryview) -> None:
+        """Put an entry in place; whatever this layer had there gives way. `data` is what is there
+        of a FILE's data so far.
 
         Raises:
             CorruptContentError: an entry that no layer may hold.
             LimitExceededError, OSError
         """
         try:
-            self._add(entry)
+            self._add(entry, data)
         except ImagedError as error:
             raise type(error)(
                 f"layer: entry {shown(entry.name)} at offset {entry.offset}: {error}"
             ) from None
 
     def write(self, data: memoryview) -> None:
-        """Data of the FILE that was added last."""
-        self._left -= len(data)
+        """More data of the FILE that was added last."""
         if self._fd >= 0:
-            written = os.write(self._fd, data)
-            while written < len(data):
-                data = data[written:]
-                written = os.write(self._fd, data)
+            self._left -= len(data)
+            _write(self._fd, data)
             if not self._left:
                 self._finish_file()
 
@@ -63,7 +61,7 @@ class DirectorySink:
         self.tree.close()
         return seal
 
-    def _add(self, entry: Entry) -> None:
+    def _add(self, entry: Entry, data: memoryview) -> None:
         raw_parent, _, base = entry.name.rpartition(b"/")
         if not base or base in (b".", b".."):
             components = paths.parts(entry.name)
@@ -81,7 +79,7 @@ class DirectorySink:
         if base.startswith(paths.PREFIX):
             self._special(entry, parent, base)
         elif entry.kind is Kind.FILE:
-            self._file(entry, parent, base)
+            self._file(entry, data, parent, base)
         elif entry.kind is Kind.DIRECTORY:
             self._directory(entry, self.tree.make_directory(parent, base))
         elif entry.kind is Kind.HARDLINK:
@@ -89,30 +87,34 @@ class DirectorySink:
         else:
             self._node(entry, parent, base)
 
-    def _file(self, entry: Entry, parent: Directory, base: bytes) -> None:
-        self._entry = entry
+    def _file(self, entry: Entry, data: memoryview, parent: Directory, base: bytes) -> None:
         mode = 0o600 if entry.xattrs else entry.mode & 0o777
-        self._forget_link(parent, base)
+        if self._ledger.has_links:
+            self._ledger.unlink(parent.path, base)
         try:
-            self._fd = os.open(base, _CREATE, mode, dir_fd=parent.fd)
+            fd = os.open(base, _CREATE, mode, dir_fd=parent.fd)
         except FileExistsError:
             self.tree.remove(parent, base)
-            self._fd = os.open(base, _CREATE, mode, dir_fd=parent.fd)
-        self._left = entry.size
+            fd = os.open(base, _CREATE, mode, dir_fd=parent.fd)
+        self._entry, self._fd = entry, fd
         self.tree.took(entry.size)
-        if not entry.size:
+        self._left = entry.size - len(data)
+        if data:
+            _write(fd, data)
+        if not self._left:
             self._finish_file()
 
     def _finish_file(self) -> None:
         fd, entry = self._fd, self._entry
         assert entry is not None
-        self._metadata.set_owner(fd, entry.uid, entry.gid)
+        metadata = self._metadata
+        if entry.uid != metadata.uid or entry.gid != metadata.gid:
+            metadata.set_owner(fd, entry.uid, entry.gid)
         if entry.mode & _SPECIAL_BITS or entry.xattrs:
-            os.fchmod(fd, entry.mode | 0o200 if entry.xattrs else entry.mode)
             if entry.xattrs:
-                self._metadata.set_xattrs(fd, entry.xattrs)
-                os.fchmod(fd, entry.mode)
-        self._metadata.set_times(fd, entry.mtime)
+                metadata.set_xattrs(fd, entry.xattrs)
+            os.fchmod(fd, entry.mode)
+        metadata.set_times(fd, entry.mtime)
         os.close(fd)
         self._fd = -1
 
@@ -200,8 +202,6 @@ class DirectorySink:
                 os.mknod(base, kind | entry.mode & 0o777, number, dir_fd=parent_fd)
 
     def _special(self, entry: Entry, parent: Directory, base: bytes) -> None:
-        self._fd = -1
-        self._left = entry.size
         match paths.special(base):
             case Special.WHITEOUT:
                 self._ledger.whiteout(paths.join(parent.path, base[len(paths.PREFIX) :]))
@@ -218,12 +218,13 @@ class DirectorySink:
             case Special.INVALID:
                 raise CorruptContentError("an entry inside a whiteout")
             case Special.IGNORED:
-                self._fd = -1
-                self._left = entry.size
                 return True
             case _:
                 return False
 
-    def _forget_link(self, parent: Directory, base: bytes) -> None:
-        if self._ledger.linked(parent.path, base) is not None:
-            self._ledger.unlink(parent.path, base)
+
+def _write(fd: int, data: memoryview) -> None:
+    written = os.write(fd, data)
+    while written < len(data):
+        data = data[written:]
+        written = os.write(fd, data)

@@ -6,35 +6,37 @@ Format"). Knows nothing of disks, layers or compression.
 
 from __future__ import annotations
 
-import struct
+import functools
 from collections.abc import Iterator
 from typing import NoReturn
 
 from cri_imaged.errors import CorruptContentError, LimitExceededError, UnsupportedContentError
 from cri_imaged.layers import fields
 from cri_imaged.layers.entry import Entry, Kind, shown
+from cri_imaged.layers.fields import checksum, number
 from cri_imaged.limits import Limits
 
 BLOCK = 512
 _ZEROS = bytes(BLOCK)
-_HEADER = struct.Struct("100s8s8s8s12s12s8sc100s8s64x8s8s155s12x")
 _KINDS = {
-    b"0": Kind.FILE,
-    b"\0": Kind.FILE,
-    b"7": Kind.FILE,
-    b"1": Kind.HARDLINK,
-    b"2": Kind.SYMLINK,
-    b"3": Kind.CHARACTER_DEVICE,
-    b"4": Kind.BLOCK_DEVICE,
-    b"5": Kind.DIRECTORY,
-    b"6": Kind.FIFO,
+    0: Kind.FILE,
+    ord("0"): Kind.FILE,
+    ord("7"): Kind.FILE,
+    ord("1"): Kind.HARDLINK,
+    ord("2"): Kind.SYMLINK,
+    ord("3"): Kind.CHARACTER_DEVICE,
+    ord("4"): Kind.BLOCK_DEVICE,
+    ord("5"): Kind.DIRECTORY,
+    ord("6"): Kind.FIFO,
 }
-_EXTENSIONS = frozenset({b"x", b"g", b"L", b"K"})
+_LINKS = (Kind.HARDLINK, Kind.SYMLINK)
+_DEVICES = (Kind.CHARACTER_DEVICE, Kind.BLOCK_DEVICE)
+_EXTENSIONS = b"xgLK"
+_GLOBAL = ord("g")
+_SPARSE = ord("S")
 _XATTR = b"SCHILY.xattr."
 _INHERITED = frozenset({b"path", b"linkpath", b"uid", b"gid", b"mtime"})
 """What a global PAX header may set; an xattr or a size for all entries makes no sense."""
-_ID_LIMIT = (1 << 32) - 1  # all ones means "no change" to chown
-_DEVICES = (Kind.CHARACTER_DEVICE, Kind.BLOCK_DEVICE)
 
 
 class TarReader:
@@ -47,6 +49,7 @@ class TarReader:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self.entries = 0
+        self.globals = 0
         self._offset = 0
         self._held = b""
         self._left = 0
@@ -54,53 +57,62 @@ class TarReader:
         self._zero_blocks = 0
         self._at = 0
         self._name = b""
-        self._extension = b""
+        self._extension = 0
         self._body = bytearray()
         self._pending = 0
         self._long: dict[bytes, bytes] = {}
         self._local: dict[bytes, bytes] = {}
         self._global: dict[bytes, bytes] = {}
 
-    def feed(self, chunk: bytes) -> Iterator[Entry | memoryview]:
-        """Read on. Yields each entry, and after a FILE its data in non-empty views of `chunk`,
-        `Entry.size` bytes in all. To be exhausted before the next call.
+    def feed(self, chunk: bytes) -> Iterator[tuple[Entry | None, memoryview]]:
+        """Read on. Yields each entry with what `chunk` holds of its data, and with None what it
+        holds of the data of an entry before it. A FILE's data are `Entry.size` bytes in all. To
+        be exhausted before the next call.
 
         Raises:
             CorruptContentError, UnsupportedContentError, LimitExceededError
         """
-        at, end, base = 0, len(chunk), self._offset
         view = memoryview(chunk)
-        while at < end:
-            if self._left:
-                stop = min(at + self._left, end)
-                self._left -= stop - at
-                part = view[at:stop]
-                at = stop
-                if not self._extension:
-                    yield part
-                else:
-                    self._body += part
-                    if not self._left:
-                        self._extend()
-            elif self._padding:
-                step = min(self._padding, end - at)
-                self._padding -= step
-                at += step
-            elif self._zero_blocks == 2:
-                break
+        end = len(chunk)
+        at = 0
+        if self._left:
+            at = min(self._left, end)
+            self._left -= at
+            if not self._extension:
+                yield None, view[:at]
             else:
-                block = chunk[at : at + BLOCK - len(self._held)]
-                at += len(block)
+                self._collect(view[:at])
+        skip = min(self._padding, end - at)
+        self._padding -= skip
+        at += skip
+        while at < end and self._zero_blocks < 2:
+            block = chunk[at : at + BLOCK - len(self._held)]
+            at += len(block)
+            if len(block) < BLOCK:
+                block = self._held = self._held + block
                 if len(block) < BLOCK:
-                    block = self._held = self._held + block
-                    if len(block) < BLOCK:
-                        break
-                    self._held = b""
-                self._at = base + at - BLOCK
-                entry = self._header(block)
-                if entry is not None:
-                    yield entry
-        self._offset = base + end
+                    break
+                self._held = b""
+            self._at = self._offset + at - BLOCK
+            entry = self._header(block)
+            begin = at
+            at += self._left
+            if at <= end:
+                self._left = 0
+                stop = at
+                at += self._padding
+                if at <= end:
+                    self._padding = 0
+                else:
+                    self._padding = at - end
+            else:
+                self._left = at - end
+                stop = end
+            if entry is not None:
+                yield entry, view[begin:stop]
+            elif self._extension:
+                self._collect(view[begin:stop])
+        self._offset += end
 
     def finish(self) -> None:
         """Say that no more comes. A stream of no bytes at all is an empty archive.
@@ -109,6 +121,7 @@ class TarReader:
             CorruptContentError: the archive is not at its end.
         """
         if self._held:
+            self._name = b""
             self._at = self._offset - len(self._held)
             self._corrupt(f"truncated at offset {self._offset}, within a header")
         if self._left or self._padding:
@@ -119,91 +132,90 @@ class TarReader:
             self._corrupt(f"truncated at offset {self._offset}: there is no end marker")
 
     def _header(self, block: bytes) -> Entry | None:
-        if block[0] == 0 and block == _ZEROS:
-            if self._pending:
-                self._corrupt("ends after an extension header, without the entry it speaks of")
-            self._zero_blocks += 1
+        """Read a header block and set out how much data and padding follow it."""
+        stop = block.find(b"\0", 0, 100)
+        if stop == 0 and block == _ZEROS:
+            self._end()
             return None
+        name = block[: stop if stop >= 0 else 100]
+        if block[345] and block[257:263] == b"ustar\0":
+            name = _prefix(block) + b"/" + name
+        self._name = self._long.get(b"L", name)
         if self._zero_blocks:
             self._corrupt("a lone block of zeros in mid-archive")
-        (
-            name,
-            mode,
-            uid,
-            gid,
-            size,
-            mtime,
-            checksum,
-            flag,
-            link,
-            magic,
-            major,
-            minor,
-            prefix,
-        ) = _HEADER.unpack(block)
-        name = name.partition(b"\0")[0]
-        if magic[:6] == b"ustar\0" and prefix[0]:
-            if block[508:] == b"tar\0":  # star keeps times behind a shorter prefix
-                prefix = prefix[:131]
-            name = prefix.partition(b"\0")[0] + b"/" + name
-        self._name = self._long.get(b"L", name)
-        self._check(block, checksum)
-        number = fields.number
         try:
-            length = number(size)
-            if flag in _EXTENSIONS:
-                self._begin_extension(flag, length)
-                return None
+            if number(block[148:156]) != checksum(block):
+                _check_signed(block)
+            size = number(block[124:136])
+            flag = block[156]
             kind = _KINDS.get(flag)
             if kind is None:
-                self._unsupported(flag)
-            self._count()
+                if flag not in _EXTENSIONS:
+                    self._unsupported(flag)
+                self._begin_extension(flag, size)
+                return None
+            mode, uid, gid = _attributes(block[100:124])
             entry = Entry(
-                self._name,
-                kind,
-                number(mode) & 0o7777,
-                number(uid),
-                number(gid),
-                number(mtime) * 1_000_000_000,
-                length,
-                self._long.get(b"K") or link.partition(b"\0")[0],
-                number(major) if kind in _DEVICES else 0,
-                number(minor) if kind in _DEVICES else 0,
-                self._at,
+                self._name, kind, mode, uid, gid, _time(block[136:148]), size, b"", 0, 0, self._at
             )
+            self.entries += 1
+            if kind is not Kind.FILE:
+                self._complete(entry, block)
             if self._local or self._global:
                 self._override(entry)
-            self._validate(entry, flag)
+            if flag == 0 and entry.name.endswith(b"/"):  # how v7 writes a directory
+                entry.kind = Kind.DIRECTORY
+            if entry.kind is not Kind.FILE:
+                entry.size = 0  # such entries have no data, whatever the field says
+            elif entry.size < 0:
+                raise ValueError("negative size")
         except ValueError as error:
             self._corrupt(f"malformed header: {error}")
         if self._pending:
             self._pending = 0
             self._long, self._local = {}, {}
+        self._check_limits(entry)
         self._left = entry.size
         self._padding = -entry.size % BLOCK
         return entry
 
-    def _check(self, block: bytes, field: bytes) -> None:
-        try:
-            expected = fields.number(field)
-        except ValueError:
-            expected = -1
-        if expected not in (fields.checksum(block), fields.signed_checksum(block)):
-            self._corrupt("malformed header: its checksum is wrong")
+    def _end(self) -> None:
+        if self._pending:
+            self._corrupt("ends after an extension header, without the entry it speaks of")
+        self._zero_blocks += 1
 
-    def _count(self) -> None:
-        self.entries += 1
-        if self.entries > self._limits.layer_entries:
+    def _complete(self, entry: Entry, block: bytes) -> None:
+        """Read the fields that only some kinds of entries have."""
+        if entry.kind in _LINKS:
+            entry.link = self._long.get(b"K") or block[157:257].partition(b"\0")[0]
+        elif entry.kind in _DEVICES:
+            entry.major, entry.minor = number(block[329:337]), number(block[337:345])
+            if not (0 <= entry.major < 1 << 12 and 0 <= entry.minor < 1 << 20):
+                raise ValueError(f"device {entry.major}:{entry.minor} is out of range")
+
+    def _check_limits(self, entry: Entry) -> None:
+        limits = self._limits
+        if self.entries > limits.layer_entries:
             raise LimitExceededError(
-                f"layer holds more than {self._limits.layer_entries} entries (layer_entries)"
+                f"layer holds more than {limits.layer_entries} entries (layer_entries)"
+            )
+        if len(entry.name) > limits.path_bytes or len(entry.link) > limits.path_bytes:
+            raise LimitExceededError(
+                f"layer: entry {shown(entry.name)} at offset {entry.offset}: "
+                f"a path longer than {limits.path_bytes} bytes (path_bytes)"
+            )
+        if entry.size > limits.layer_bytes:
+            raise LimitExceededError(
+                f"layer: entry {shown(entry.name)} at offset {entry.offset} has {entry.size} bytes,"
+                f" limit {limits.layer_bytes} (layer_bytes)"
             )
 
-    def _begin_extension(self, flag: bytes, size: int) -> None:
+    def _begin_extension(self, flag: int, size: int) -> None:
         if size < 0:
             raise ValueError("negative size")
-        if flag == b"g":
-            self._count()
-            total = size
+        if flag == _GLOBAL:
+            self.globals += 1
+            total = BLOCK + size + sum(map(len, self._global.values()))
         else:
             self._pending += BLOCK + size
             total = self._pending
@@ -212,27 +224,33 @@ class TarReader:
                 f"layer: extension headers of {total} bytes before the entry at offset {self._at}, "
                 f"limit {self._limits.pax_header_bytes} (pax_header_bytes)"
             )
+        if self.globals > self._limits.layer_entries:
+            raise LimitExceededError(
+                f"layer holds more than {self._limits.layer_entries} headers (layer_entries)"
+            )
         self._extension = flag
         self._left = size
         self._padding = -size % BLOCK
-        if not size:
-            self._extend()
 
-    def _extend(self) -> None:
+    def _collect(self, part: memoryview) -> None:
+        """Keep part of an extension's body; act on it once it is whole."""
+        self._body += part
+        if self._left:
+            return
         flag, body = self._extension, bytes(self._body)
-        self._extension, self._body = b"", bytearray()
+        self._extension, self._body = 0, bytearray()
         if flag in b"LK":
-            self._long[flag] = body.partition(b"\0")[0]
+            self._long[bytes([flag])] = body.partition(b"\0")[0]
             return
         try:
             records = fields.pax_records(body)
         except ValueError as error:
             self._corrupt(f"malformed header: {error}")
-        if flag == b"x":
+        if flag == _GLOBAL:
+            self._global.update((key, value) for key, value in records if key in _INHERITED)
+        else:
             self._local.update(records)
             self._name = self._local.get(b"path") or self._name
-        else:
-            self._global.update((key, value) for key, value in records if key in _INHERITED)
 
     def _override(self, entry: Entry) -> None:
         """Apply PAX records. An empty value lets the header's own field stand, as in Go's reader
@@ -242,7 +260,7 @@ class TarReader:
             if key.startswith(_XATTR):
                 xattrs[_text(key[len(_XATTR) :], "xattr name")] = value
             elif key.startswith(b"GNU.sparse."):
-                self._unsupported(b"S")
+                self._unsupported(_SPARSE)
             elif not value:
                 continue
             elif key == b"path":
@@ -254,48 +272,46 @@ class TarReader:
             elif key == b"size":
                 entry.size = fields.decimal(value)
             elif key == b"uid":
-                entry.uid = fields.decimal(value)
+                entry.uid = fields.owner(fields.decimal(value))
             elif key == b"gid":
-                entry.gid = fields.decimal(value)
+                entry.gid = fields.owner(fields.decimal(value))
             elif key == b"mtime":
                 entry.mtime = fields.seconds(value)
         entry.xattrs = xattrs or None
-
-    def _validate(self, entry: Entry, flag: bytes) -> None:
-        if flag == b"\0" and entry.name.endswith(b"/"):  # how v7 writes a directory
-            entry.kind = Kind.DIRECTORY
-        if entry.size < 0:
-            raise ValueError("negative size")
-        if entry.kind is not Kind.FILE:
-            entry.size = 0  # such entries have no data, whatever the field says
-        if not (0 <= entry.uid < _ID_LIMIT and 0 <= entry.gid < _ID_LIMIT):
-            raise ValueError(f"owner {entry.uid}:{entry.gid} is out of range")
-        if not (0 <= entry.major < 1 << 12 and 0 <= entry.minor < 1 << 20):
-            raise ValueError(f"device {entry.major}:{entry.minor} is out of range")
-        fields.in_time(entry.mtime)
-        limit = self._limits.path_bytes
-        if len(entry.name) > limit or len(entry.link) > limit:
-            raise LimitExceededError(
-                f"layer: entry {shown(entry.name)} at offset {entry.offset}: "
-                f"a path longer than {limit} bytes (path_bytes)"
-            )
-        if entry.size > self._limits.layer_bytes:
-            raise LimitExceededError(
-                f"layer: entry {shown(entry.name)} at offset {entry.offset} has {entry.size} bytes,"
-                f" limit {self._limits.layer_bytes} (layer_bytes)"
-            )
 
     def _corrupt(self, what: str) -> NoReturn:
         raise CorruptContentError(
             f"layer archive: {what} (entry {shown(self._name)} at offset {self._at})"
         )
 
-    def _unsupported(self, flag: bytes) -> NoReturn:
-        what = "a sparse file" if flag == b"S" else f"unknown type {flag!r}"
+    def _unsupported(self, flag: int) -> NoReturn:
+        what = "a sparse file" if flag == _SPARSE else f"unknown type {chr(flag)!r}"
         raise UnsupportedContentError(
             f"layer archive: entry {shown(self._name)} at offset {self._at}: {what} "
             "is not supported"
         )
+
+
+@functools.lru_cache(maxsize=4096)
+def _attributes(part: bytes) -> tuple[int, int, int]:
+    """Mode, uid and gid, which many entries share."""
+    mode, uid, gid = number(part[:8]), number(part[8:16]), number(part[16:])
+    return mode & 0o7777, fields.owner(uid), fields.owner(gid)
+
+
+@functools.lru_cache(maxsize=4096)
+def _time(field: bytes) -> int:
+    return fields.in_time(number(field) * 1_000_000_000)
+
+
+def _prefix(block: bytes) -> bytes:
+    star = block[508:] == b"tar\0"  # star keeps times behind a shorter prefix
+    return block[345 : 345 + (131 if star else 155)].partition(b"\0")[0]
+
+
+def _check_signed(block: bytes) -> None:
+    if number(block[148:156]) != fields.signed_checksum(block):
+        raise ValueError("its checksum is wrong")
 
 
 def _text(value: bytes, what: str) -> bytes:

@@ -40,9 +40,12 @@ def serve(control: socket.socket) -> None:
 
 
 def _obey(control: socket.socket, workers: dict[int, int]) -> bool:
-    packet, descriptors, _, _ = socket.recv_fds(
-        control, protocol.PACKET_BYTES, protocol.DESCRIPTORS
-    )
+    try:
+        packet, descriptors, _, _ = socket.recv_fds(
+            control, protocol.PACKET_BYTES, protocol.DESCRIPTORS
+        )
+    except ConnectionResetError:  # closed while a message of ours was unread
+        return False
     if not packet:
         return False
     try:
