@@ -34,7 +34,6 @@ _SECRET_TEXT = re.compile(
     r"|(?P<url>\b[a-z][a-z0-9+.-]*://)[^\s/@]+@",
     re.IGNORECASE,
 )
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _MULTILINE = {"exception", "stack"}
 
 
@@ -112,6 +111,10 @@ def escape_controls(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
 
 
 def escaped(text: str) -> str:
-    """`text` on one line, with control characters as escapes: what a registry or an image says
-    must not command a terminal."""
-    return _CONTROL.sub(lambda control: f"\\x{ord(control[0]):02x}", text)
+    """`text` on one line, with all that is not printable as escapes: what a registry or an image
+    says must not command a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
