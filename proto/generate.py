@@ -66,7 +66,7 @@ def run_protoc(scratch: Path) -> None:
             f"--python_out={scratch}",
             f"--grpc_python_out={scratch}",
             f"--mypy_out=quiet,readable_stubs:{scratch}",
-            f"--mypy_grpc_out=quiet,readable_stubs,only_async:{scratch}",
+            f"--mypy_grpc_out=quiet,readable_stubs,only_async,generate_concrete_servicer_stubs:{scratch}",
             *sources,
         ]
     )

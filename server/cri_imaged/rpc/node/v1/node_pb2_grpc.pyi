@@ -8,7 +8,6 @@ CRI. Sizes are bytes, times are Unix nanoseconds, digests are "<algorithm>:<hex>
 from collections import abc as abc
 from cri_imaged.rpc.node.v1 import node_pb2 as node_pb2
 from grpc import aio as aio
-import abc as abc_1
 
 
 GRPC_GENERATED_VERSION: str
@@ -40,8 +39,7 @@ class NodeStub:
     found; the summary is the last message.
     """
 
-class NodeServicer(metaclass=abc_1.ABCMeta):
-    @abc_1.abstractmethod
+class NodeServicer:
     def WatchPulls(
         self,
         request: node_pb2.WatchPullsRequest,
@@ -51,7 +49,6 @@ class NodeServicer(metaclass=abc_1.ABCMeta):
         while anything runs, and once more when the last pull ended. Quiet while nothing runs.
         """
 
-    @abc_1.abstractmethod
     def CreateView(
         self,
         request: node_pb2.CreateViewRequest,
@@ -64,7 +61,6 @@ class NodeServicer(metaclass=abc_1.ABCMeta):
         NOT_FOUND: no such image. INVALID_ARGUMENT: the key is in use for something else.
         """
 
-    @abc_1.abstractmethod
     def ReleaseView(
         self,
         request: node_pb2.ReleaseViewRequest,
@@ -74,7 +70,6 @@ class NodeServicer(metaclass=abc_1.ABCMeta):
         what is not there succeeds.
         """
 
-    @abc_1.abstractmethod
     def ListViews(
         self,
         request: node_pb2.ListViewsRequest,
@@ -82,7 +77,6 @@ class NodeServicer(metaclass=abc_1.ABCMeta):
     ) -> abc.Awaitable[node_pb2.ListViewsResponse]:
         """Lists the views given out, ordered by key."""
 
-    @abc_1.abstractmethod
     def CollectGarbage(
         self,
         request: node_pb2.CollectGarbageRequest,
@@ -90,7 +84,6 @@ class NodeServicer(metaclass=abc_1.ABCMeta):
     ) -> abc.Awaitable[node_pb2.CollectGarbageResponse]:
         """Removes what no image, no view and no lease needs, and answers when it is gone from the disk."""
 
-    @abc_1.abstractmethod
     def CheckStore(
         self,
         request: node_pb2.CheckStoreRequest,

@@ -11,7 +11,6 @@ ours. What is said here about behaviour is what cri-imaged does.
 from collections import abc as abc
 from grpc import aio as aio
 from cri_imaged.rpc.runtime.v1 import api_pb2 as api_pb2
-import abc as abc_1
 
 
 GRPC_GENERATED_VERSION: str
@@ -34,10 +33,9 @@ class ImageServiceStub:
     ImageFsInfo: aio.UnaryUnaryMultiCallable[api_pb2.ImageFsInfoRequest, api_pb2.ImageFsInfoResponse]
     """Says what images take on disk, one entry for each snapshotter, the default one first."""
 
-class ImageServiceServicer(metaclass=abc_1.ABCMeta):
+class ImageServiceServicer:
     """Manages the images of one node."""
 
-    @abc_1.abstractmethod
     def ListImages(
         self,
         request: api_pb2.ListImagesRequest,
@@ -45,7 +43,6 @@ class ImageServiceServicer(metaclass=abc_1.ABCMeta):
     ) -> abc.Awaitable[api_pb2.ListImagesResponse]:
         """Lists the images that are present, or those that the filter names."""
 
-    @abc_1.abstractmethod
     def StreamImages(
         self,
         request: api_pb2.StreamImagesRequest,
@@ -53,7 +50,6 @@ class ImageServiceServicer(metaclass=abc_1.ABCMeta):
     ) -> abc.AsyncIterator[api_pb2.StreamImagesResponse]:
         """Lists like ListImages, in batches, so that a big store fits any receive limit."""
 
-    @abc_1.abstractmethod
     def ImageStatus(
         self,
         request: api_pb2.ImageStatusRequest,
@@ -61,7 +57,6 @@ class ImageServiceServicer(metaclass=abc_1.ABCMeta):
     ) -> abc.Awaitable[api_pb2.ImageStatusResponse]:
         """Describes one image. An absent image is an empty response, not an error."""
 
-    @abc_1.abstractmethod
     def PullImage(
         self,
         request: api_pb2.PullImageRequest,
@@ -69,7 +64,6 @@ class ImageServiceServicer(metaclass=abc_1.ABCMeta):
     ) -> abc.Awaitable[api_pb2.PullImageResponse]:
         """Pulls an image with this request's credentials and answers its ID."""
 
-    @abc_1.abstractmethod
     def RemoveImage(
         self,
         request: api_pb2.RemoveImageRequest,
@@ -77,7 +71,6 @@ class ImageServiceServicer(metaclass=abc_1.ABCMeta):
     ) -> abc.Awaitable[api_pb2.RemoveImageResponse]:
         """Removes an image with all its names. Removing an absent image succeeds."""
 
-    @abc_1.abstractmethod
     def ImageFsInfo(
         self,
         request: api_pb2.ImageFsInfoRequest,
@@ -100,12 +93,11 @@ class RuntimeServiceStub:
     Status: aio.UnaryUnaryMultiCallable[api_pb2.StatusRequest, api_pb2.StatusResponse]
     """Says whether the endpoint is ready."""
 
-class RuntimeServiceServicer(metaclass=abc_1.ABCMeta):
+class RuntimeServiceServicer:
     """The part of the runtime's service that clients ask an image endpoint for. Every other method of
     it is UNIMPLEMENTED.
     """
 
-    @abc_1.abstractmethod
     def Version(
         self,
         request: api_pb2.VersionRequest,
@@ -113,7 +105,6 @@ class RuntimeServiceServicer(metaclass=abc_1.ABCMeta):
     ) -> abc.Awaitable[api_pb2.VersionResponse]:
         """Says which program answers, and in which version."""
 
-    @abc_1.abstractmethod
     def ListContainers(
         self,
         request: api_pb2.ListContainersRequest,
@@ -121,7 +112,6 @@ class RuntimeServiceServicer(metaclass=abc_1.ABCMeta):
     ) -> abc.Awaitable[api_pb2.ListContainersResponse]:
         """Lists no container: this endpoint runs none."""
 
-    @abc_1.abstractmethod
     def Status(
         self,
         request: api_pb2.StatusRequest,
