@@ -1,0 +1,136 @@
+"""A snapshotter on a root of its own, and the few steps that tests repeat."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from cri_imaged import mounting
+from cri_imaged.limits import Limits
+from cri_imaged.metadata import leases
+from cri_imaged.metadata.database import Database
+from cri_imaged.oci.digest import Digest
+from cri_imaged.ports import Applied, DirectoryExtraction, Lease, Mount
+from cri_imaged.snapshots.base import DirectorySnapshotter
+from cri_imaged.snapshots.native import NativeSnapshotter
+from cri_imaged.snapshots.overlay import OverlaySnapshotter
+from cri_imaged.trash import Trash, remove_tree
+from tests.snapshots.model import Layer, Node, Tree, merge, scan, write
+
+CLASSES: Mapping[str, type[DirectorySnapshotter]] = {
+    "overlay": OverlaySnapshotter,
+    "native": NativeSnapshotter,
+}
+BASE: Tree = {b"": Node("directory", 0o755, mtime=None)}
+
+
+class Bench:
+    """One snapshotter with its database, trash and a lease."""
+
+    def __init__(self, root: Path, database: Database, trash: Trash, name: str) -> None:
+        self.root = root
+        self.database = database
+        self.trash = trash
+        self.snapshotter = CLASSES[name](root, database, trash, Limits())
+        self.directory = root / "snapshots" / name
+        self.lease = leases.new()
+        self._numbers = itertools.count()
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(cls, root: Path, name: str) -> AsyncIterator[Bench]:
+        database = await Database.open(root / "metadata.db")
+        trash = Trash(root / "trash")
+        try:
+            bench = cls(root, database, trash, name)
+            await bench.snapshotter.reap()
+            await bench.hold(bench.lease)
+            yield bench
+        finally:
+            await trash.drain()
+            trash.close()
+            await database.close()
+
+    async def hold(self, lease: Lease) -> None:
+        await self.database.write(lambda db: leases.insert(db, lease))
+
+    async def prepare(self, key: str, parent: Digest | None = None) -> Path:
+        into = await self.snapshotter.prepare(key, parent, self.lease, {})
+        assert isinstance(into, DirectoryExtraction)
+        assert into.directory.is_dir()
+        assert not list(into.directory.iterdir())
+        return into.directory
+
+    async def add(self, layer: Layer, parent: Digest | None = None) -> Digest:
+        """Commit `layer` on top of `parent`, under a chainID of its own."""
+        number = next(self._numbers)
+        directory = await self.prepare(f"key-{number}", parent)
+        chain_id = Digest.of(f"{self.root} {number}".encode())
+        await self.snapshotter.commit(chain_id, f"key-{number}", parent, write(layer, directory))
+        return chain_id
+
+    async def stack(self, layers: Sequence[Layer]) -> Digest:
+        """Commit `layers`, the lowest first."""
+        top: Digest | None = None
+        for layer in layers:
+            top = await self.add(layer, top)
+        assert top is not None
+        return top
+
+    async def tree(self, chain_id: Digest) -> Tree:
+        """What a read-only view of the snapshot shows."""
+        key = f"tree-{next(self._numbers)}"
+        try:
+            with shown(await self.snapshotter.view(key, chain_id)) as directory:
+                return scan(directory)
+        finally:
+            await self.snapshotter.remove(key)
+
+    def left(self) -> list[str]:
+        """Names in the snapshotter's directory."""
+        return sorted(os.listdir(self.directory))
+
+
+@contextlib.contextmanager
+def shown(mounts: Sequence[Mount]) -> Iterator[Path]:
+    """A directory where `mounts` can be seen: mounted, or as an ordinary user where they lie."""
+    (mount,) = mounts
+    if os.geteuid() != 0:
+        assert mount.type == "bind"
+        yield Path(mount.source)
+        return
+    with tempfile.TemporaryDirectory(prefix="view-") as target:
+        mounting.mount(mount, Path(target))
+        try:
+            yield Path(target)
+        finally:
+            mounting.unmount(Path(target))
+
+
+def model(layers: Sequence[Layer]) -> Tree:
+    """The tree that `layers`, the lowest first, make."""
+    tree: Tree = {}
+    for layer in layers:
+        tree = merge(tree, layer)
+    return tree
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """A directory that is removed whatever modes are in it."""
+    path = Path(tempfile.mkdtemp(prefix="snapshots-"))
+    try:
+        yield path
+    finally:
+        remove_tree(path)
+
+
+def applied(**seal: object) -> Applied:
+    """What an applier reports of a layer whose directory a test filled by hand."""
+    from cri_imaged.ports import Usage
+
+    return Applied(Digest.of(b"layer"), 0, 0, Usage(0, 0), **seal)  # type: ignore[arg-type]
