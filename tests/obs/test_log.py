@@ -13,7 +13,8 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cri_imaged.obs.log import CENSORED, censor, configure, escaped
+from cri_imaged.obs.log import CENSORED, censor, configure
+from cri_imaged.obs.terminal import escaped
 
 SECRET = "hunter2-hunter2"
 

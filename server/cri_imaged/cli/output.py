@@ -12,7 +12,7 @@ from typing import Any
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from cri_imaged.obs.log import escaped
+from cri_imaged.obs.terminal import escaped
 
 
 class Output(enum.StrEnum):

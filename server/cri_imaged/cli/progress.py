@@ -5,21 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TransferSpeedColumn,
-)
+from typing import TYPE_CHECKING, Protocol
 
 from cri_imaged.cli.output import enum_name, note, size
-from cri_imaged.obs.log import escaped
+from cri_imaged.obs.terminal import escaped
 from cri_imaged.rpc.node.v1 import node_pb2
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 LAYER_BARS = 6
 """Layers shown at the same time; more would scroll a small terminal."""
@@ -40,6 +33,16 @@ def display() -> Iterator[Display]:
     if not sys.stderr.isatty():
         yield Lines()
         return
+    # Slow to import, and only for people at a terminal.
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TransferSpeedColumn,
+    )
+
     progress = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),

@@ -15,6 +15,8 @@ from typing import Any, Literal, TextIO
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from cri_imaged.obs.terminal import escaped
+
 Level = Literal["debug", "info", "warn", "error"]
 Format = Literal["json", "console"]
 
@@ -108,13 +110,3 @@ def escape_controls(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
         key: escaped(value) if isinstance(value, str) and key not in _MULTILINE else value
         for key, value in event.items()
     }
-
-
-def escaped(text: str) -> str:
-    """`text` on one line, with all that is not printable as escapes: what a registry or an image
-    says must not command a terminal."""
-    if text.isprintable():
-        return text
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
-    )
