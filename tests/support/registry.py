@@ -192,6 +192,7 @@ class FaultRegistry:
         self._address = address
         self._prefix = prefix
         self._stalled = asyncio.Event()
+        self._changed = asyncio.Event()
 
     async def __aenter__(self) -> FaultRegistry:
         application = web.Application(client_max_size=1 << 20)
@@ -228,6 +229,21 @@ class FaultRegistry:
     def gets(self, kind: str | None = None) -> list[Seen]:
         """The GET requests (for one kind of thing), in order."""
         return [seen for seen in self.seen if seen.method == "GET" and kind in (None, seen.kind)]
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until `condition` (on `active`, `seen`, …) holds."""
+        while not condition():
+            await self._changed.wait()
+
+    def notify(self) -> None:
+        """Wake those who wait in `until`."""
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    def _count(self, change: int) -> None:
+        self.active += change
+        self.most_active = max(self.most_active, self.active)
+        self.notify()
 
     # --- content ----------------------------------------------------------------------------
 
@@ -302,8 +318,7 @@ class FaultRegistry:
     # --- answering --------------------------------------------------------------------------
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
-        self.active += 1
-        self.most_active = max(self.most_active, self.active)
+        self._count(1)
         try:
             kind, name, reference = self._classify(request)
             form = {name: values[0] for name, values in parse_qs(await request.text()).items()}
@@ -330,7 +345,7 @@ class FaultRegistry:
                 )
             return await self._serve(request, content, fault or Fault(), record)
         finally:
-            self.active -= 1
+            self._count(-1)
 
     def _classify(self, request: web.Request) -> tuple[str, str, str]:
         path = request.path.removeprefix(self._prefix)
@@ -501,6 +516,7 @@ class _Recorder:
                 form=self._form,
             )
         )
+        self._registry.notify()
 
     def response(self, response: web.Response) -> web.Response:
         self(response.status)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -249,7 +250,7 @@ def _explain(
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         if isinstance(error.os_error, PrivateAddressError):
             return HostFailure(Kind.REFUSED, f"{authority} leads to a private address")
-        return HostFailure(kind, f"the name of {authority} does not resolve")
+        return HostFailure(kind, f"{authority} does not resolve: {_reason(error.os_error)}")
     if isinstance(error, aiohttp.ClientProxyConnectionError):
         return HostFailure(kind, f"the proxy cannot be reached: {_reason(error.os_error)}")
     if isinstance(error, aiohttp.ClientHttpProxyError):
@@ -257,14 +258,14 @@ def _explain(
     if isinstance(error, aiohttp.ClientConnectorSSLError):
         return failure(kind, f"TLS handshake with {authority} failed: {_reason(error.os_error)}")
     if isinstance(error, aiohttp.ClientConnectorError):
-        reset = not isinstance(error.os_error, ConnectionRefusedError)
-        return (failure if reset else HostFailure)(
-            kind, f"cannot connect to {authority}: {_reason(error.os_error)}"
+        refused = isinstance(error.os_error, ConnectionRefusedError)
+        return (HostFailure if refused else failure)(
+            kind, f"no connection to {authority}: {_reason(error.os_error)}"
         )
     if isinstance(error, aiohttp.SocketTimeoutError):
         return HostFailure(kind, f"no response headers within {header_timeout:g} s")
     if isinstance(error, asyncio.TimeoutError):
-        return failure(kind, f"cannot connect to {authority} within {dial:g} s")
+        return failure(kind, f"no connection to {authority} within {dial:g} s")
     if isinstance(error, (aiohttp.ServerDisconnectedError, OSError)):
         return HostFailure(kind, f"connection lost before the response: {_reason(error)}")
     if isinstance(error, aiohttp.ClientResponseError):
@@ -284,8 +285,10 @@ def _explain_body(error: Exception) -> HostFailure:
 def _reason(error: BaseException) -> str:
     if isinstance(error, ssl.SSLError):
         return (error.reason or "protocol error").lower().replace("_", " ")
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
-    return {"ServerDisconnectedError": "closed by the peer"}.get(
-        type(error).__name__, type(error).__name__
-    )
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "closed by the peer"
+    if isinstance(error, socket.gaierror):
+        return (error.strerror or "unknown name").lower()
+    if isinstance(error, OSError) and error.errno is not None:
+        return os.strerror(error.errno).lower()
+    return "every address failed" if isinstance(error, OSError) else type(error).__name__
