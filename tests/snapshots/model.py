@@ -24,7 +24,7 @@ BASE_TIME = 1_600_000_000 * 10**9
 
 @dataclass(frozen=True)
 class Node:
-    """One name in a tree. Names with the same `file` are one file."""
+    """One name in a tree. Names with the same `file`, unless it is None, are one file."""
 
     kind: str
     """directory, file, symlink, fifo, device"""
@@ -247,5 +247,5 @@ def _groups(tree: Tree) -> list[list[bytes]]:
     names: dict[object, list[bytes]] = defaultdict(list)
     for path in sorted(tree):
         if tree[path].kind != "directory":
-            names[tree[path].file].append(path)
+            names[tree[path].file or path].append(path)
     return sorted(group for group in names.values() if len(group) > 1)
