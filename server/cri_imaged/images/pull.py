@@ -194,8 +194,7 @@ class Puller:
 
         await self._database.write(save)
         delivery.made_known()
-        for name in names:
-            await self._store.update(name, handler.name)
+        await self._store.update(new.names, handler.name)
         image = self._store.find(image_id, handler.name)
         if image is None:
             raise RuntimeError(f"image {image_id} is not ready though it was pulled just now")

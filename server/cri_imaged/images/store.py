@@ -56,12 +56,12 @@ class ImageStore:
             self._put(record)
         self._ids = sorted({image_id for image_id, _ in self._images})
 
-    async def update(self, name: str, handler: str) -> None:
-        """Take over what metadata says of `name` now: a new image, another one that the name
-        moved to, or none."""
-        before = self._names.get((name, handler))
-        after = await self._database.read(lambda db: images.owner(db, name, handler))
-        for image_id in {before, after}:
+    async def update(self, names: Collection[str], handler: str) -> None:
+        """Take over what metadata says of `names` now: a new image, another one that a name moved
+        to, or none."""
+        before = {self._names.get((name, handler)) for name in names}
+        after = await self._database.read(lambda db: images.owners(db, names, handler))
+        for image_id in before | after:
             if image_id is not None:
                 await self.refresh(image_id, handler)
 

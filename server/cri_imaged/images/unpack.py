@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from cri_imaged.errors import CorruptContentError
+from cri_imaged.errors import CorruptContentError, ImagedError
 from cri_imaged.images.flights import Flight
 from cri_imaged.images.plan import Step
 from cri_imaged.images.shielded import to_the_end
@@ -56,7 +56,10 @@ class LayerFlight(Flight[LayerMeans]):
             into = await self._snapshotter.prepare(key, step.parent, self._lease, {})
             if isinstance(into, AlreadyPresent):
                 return
-            applied = await self._applier.apply(source, step.layer.media_type, into)
+            try:
+                applied = await self._applier.apply(source, step.layer.media_type, into)
+            except ImagedError as error:
+                raise type(error)(f"layer {step.layer.digest}: {error}") from error
             if applied.diff_id != step.diff_id:
                 raise CorruptContentError(
                     f"layer {step.layer.digest} unpacks to diffID {applied.diff_id}, "

@@ -134,14 +134,14 @@ def find(db: sqlite3.Connection, image_id: Digest, handler: str) -> ImageRecord 
     return records[0] if records else None
 
 
-def owner(db: sqlite3.Connection, name: str, handler: str) -> Digest | None:
-    """The image ID that `name` means now, ready or not."""
-    row = db.execute(
+def owners(db: sqlite3.Connection, names: Iterable[str], handler: str) -> set[Digest]:
+    """The image IDs that `names` mean now, ready or not."""
+    query = (
         "SELECT image_id FROM names JOIN images ON images.id = names.image"
-        " WHERE names.name = ? AND names.handler = ?",
-        (name, handler),
-    ).fetchone()
-    return row and Digest(row["image_id"])
+        " WHERE names.name = ? AND names.handler = ?"
+    )
+    rows = [db.execute(query, (name, handler)).fetchone() for name in names]
+    return {Digest(row["image_id"]) for row in rows if row is not None}
 
 
 def all_ready(db: sqlite3.Connection) -> list[ImageRecord]:
