@@ -20,6 +20,8 @@ from tests.support.require import require_real
 
 Scratch = Callable[[str], Path]
 
+DEBIAN_UPPER = {"usr/share/.wh.doc": WHITEOUT, "etc/cri-imaged": file("here\n")}
+
 
 @pytest.fixture(scope="session")
 def scratch() -> Iterator[Scratch]:
@@ -69,8 +71,8 @@ def busybox_reference(registry: DockerRegistry, busybox: Image) -> str:
 @pytest.fixture(scope="session")
 def debian() -> Image:
     """A real Debian root and a layer with a whiteout and a new file in it."""
-    upper = {"usr/share/.wh.doc": WHITEOUT, "etc/cri-imaged": file("here\n")}
-    return image(layer(debian_archive().read_bytes()), layer(upper, "zstd"), Cmd=["bash"])
+    base = layer(debian_archive().read_bytes())
+    return image(base, layer(DEBIAN_UPPER, "zstd"), Cmd=["bash"])
 
 
 @pytest.fixture(scope="session")

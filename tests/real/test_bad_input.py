@@ -59,7 +59,15 @@ def _nothing_is_left_behind(daemon: Daemon, busybox_reference: str) -> Iterator[
 
 @pytest.mark.parametrize(
     "reference",
-    ["", "UPPER/case", "name:", "name@sha256:short", "a b", f"name:{'t' * 129}", "sha256:" * 3],
+    [
+        "",
+        "docker.io/UPPER/case",
+        "name:",
+        "name@sha256:short",
+        "a b",
+        f"name:{'t' * 129}",
+        "sha256:" * 3,
+    ],
 )
 def test_a_bad_reference(daemon: Daemon, reference: str) -> None:
     failures = daemon.metric('containerd_cri_image_pulls_total{status="failure"}')

@@ -48,6 +48,7 @@ def mounted(daemon: Daemon, name: str, at: Path) -> Iterator[Path]:
         yield at
     finally:
         daemon.cli("umount", str(at))
+        assert f" {at} " not in Path("/proc/self/mounts").read_text()
 
 
 def check_sample(daemon: Daemon, reference: str, at: Path, name: str) -> None:

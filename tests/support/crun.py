@@ -47,6 +47,9 @@ def _spec(root: Path, args: tuple[str, ...]) -> dict[str, object]:
             "env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"],
             "cwd": "/",
         },
-        "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
+        ],
         "linux": {"namespaces": [{"type": kind} for kind in ("mount", "pid", "ipc", "uts")]},
     }
