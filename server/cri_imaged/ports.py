@@ -304,8 +304,15 @@ class Applied:
 class Applier(Protocol):
     """Turns a layer's bytes into what it lists, confined."""
 
-    async def apply(self, layer: LayerSource, media_type: str, into: Extraction) -> Applied:
-        """Apply `layer`, while it arrives, into `into`.
+    async def apply(
+        self,
+        layer: LayerSource,
+        media_type: str,
+        into: Extraction,
+        *,
+        algorithm: str = "sha256",
+    ) -> Applied:
+        """Apply `layer`, while it arrives, into `into`. `algorithm` is the diffID's.
 
         Raises:
             CorruptContentError: malformed compression or archive, naming entry and offset.
@@ -343,9 +350,15 @@ class View:
 class Snapshotter(Protocol):
     """Keeps one snapshot for each chainID and gives out mounts of them."""
 
-    name: str
-    independent: bool
-    """Whether layers may be applied before the layers under them are committed."""
+    @property
+    def name(self) -> str:
+        """As the configuration names it; what its rows bear."""
+        ...
+
+    @property
+    def independent(self) -> bool:
+        """Whether layers may be applied before the layers under them are committed."""
+        ...
 
     async def prepare(
         self, key: str, parent: Digest | None, lease: Lease, labels: Mapping[str, str]
