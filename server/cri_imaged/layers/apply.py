@@ -30,59 +30,65 @@ class Result(NamedTuple):
 
 
 class _Hash:
-    """SHA-256 of the chunks it is given, in a thread of its own: hashing needs no interpreter
-    lock, so it costs no time where a second core is free."""
+    """The digest of the chunks it is given, taken in a thread of its own: hashing needs no
+    interpreter lock, so it costs no time where a second core is free."""
 
-    def __init__(self) -> None:
-        self._sha256 = hashlib.sha256()
+    def __init__(self, algorithm: str) -> None:
+        self._hasher = hashlib.new(algorithm)
         self._chunks: queue.Queue[bytes] = queue.Queue(_CHUNKS_AHEAD)
         self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> _Hash:
         self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._chunks.put(b"")
+        self._thread.join()
 
     def update(self, chunk: bytes) -> None:
         """Feed a non-empty chunk."""
         self._chunks.put(chunk)
 
     def hexdigest(self) -> str:
-        """Wait for all chunks; the digest."""
-        self._chunks.put(b"")
-        self._thread.join()
-        return self._sha256.hexdigest()
+        """Of all chunks, after the end of its `with`."""
+        return self._hasher.hexdigest()
 
     def _run(self) -> None:
         while chunk := self._chunks.get():
-            self._sha256.update(chunk)
+            self._hasher.update(chunk)
 
 
 def apply_layer(
-    source: Iterable[bytes], media_type: str, sink: DirectorySink, limits: Limits
+    source: Iterable[bytes], media_type: str, algorithm: str, sink: DirectorySink, limits: Limits
 ) -> Result:
-    """Apply the layer whose bytes `source` gives.
+    """Apply the layer whose bytes `source` gives. `algorithm` is the diffID's.
 
     Raises:
         CorruptContentError, UnsupportedContentError, LimitExceededError, NoSpaceError
         OSError: anything else that the disk answers.
     """
     reader = TarReader(limits)
-    hasher = _Hash()
+    hasher = _Hash(algorithm)
     size = 0
     current: Entry | None = None
     try:
-        for chunk in decompress(source, media_type, limits):
-            size += len(chunk)
-            hasher.update(chunk)
-            for entry, data in reader.feed(chunk):
-                if entry is not None:
-                    current = entry
-                    sink.add(entry, data)
-                else:
-                    sink.write(data)
-        current = None
-        reader.finish()
-        seal = sink.finish()
+        with hasher:
+            for chunk in decompress(source, media_type, limits):
+                size += len(chunk)
+                hasher.update(chunk)
+                for entry, data in reader.feed(chunk):
+                    if entry is not None:
+                        current = entry
+                        sink.add(entry, data)
+                    else:
+                        sink.write(data)
+            current = None
+            reader.finish()
+            seal = sink.finish()
     except OSError as error:
         raise _explained(error, current) from error
-    return Result(f"sha256:{hasher.hexdigest()}", size, reader.entries, seal)
+    return Result(f"{algorithm}:{hasher.hexdigest()}", size, reader.entries, seal)
 
 
 def _explained(error: OSError, entry: Entry | None) -> Exception:

@@ -101,7 +101,14 @@ class Zygote:
         return cls(process, ours)
 
     def fork(
-        self, source: int, root: int, media_type: str, limits: Limits, *, clear: bool
+        self,
+        source: int,
+        root: int,
+        media_type: str,
+        algorithm: str,
+        limits: Limits,
+        *,
+        clear: bool,
     ) -> Worker:
         """Start a worker. `source` and `root` stay the caller's."""
         watermarks_in, watermarks_out = os.pipe2(os.O_CLOEXEC)
@@ -111,7 +118,7 @@ class Zygote:
         self._count += 1
         worker = Worker(self, self._count, result_in, watermarks_out)
         self._workers[self._count] = worker
-        start = protocol.Start(self._count, media_type, limits, clear)
+        start = protocol.Start(self._count, media_type, algorithm, limits, clear)
         self.request(start, [source, watermarks_in, root, result_out])
         os.close(watermarks_in)
         os.close(result_out)

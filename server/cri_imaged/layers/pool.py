@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Coroutine
 from types import TracebackType
+from typing import Any, NamedTuple
 
 from cri_imaged.errors import (
     CorruptContentError,
@@ -32,6 +34,15 @@ class _Died(Exception):  # noqa: N818  # no error yet: the attempt may be repeat
     """The worker ended without an answer."""
 
 
+class _Work(NamedTuple):
+    """What `apply` was asked for."""
+
+    layer: LayerSource
+    media_type: str
+    into: Extraction
+    algorithm: str
+
+
 class WorkerPool:
     """Applies layers in confined worker processes, `max_workers` at a time.
 
@@ -43,7 +54,6 @@ class WorkerPool:
         self._slots = asyncio.Semaphore(max_workers)
         self._zygote: Zygote | None = None
         self._starting = asyncio.Lock()
-        self._running: set[asyncio.Task[object]] = set()
         self._open = False
 
     async def __aenter__(self) -> WorkerPool:
@@ -62,7 +72,14 @@ class WorkerPool:
             await self._zygote.stop()
             self._zygote = None
 
-    async def apply(self, layer: LayerSource, media_type: str, into: Extraction) -> Applied:
+    async def apply(
+        self,
+        layer: LayerSource,
+        media_type: str,
+        into: Extraction,
+        *,
+        algorithm: str = "sha256",
+    ) -> Applied:
         """Apply `layer`, while it arrives, into `into`; see `ports.Applier`.
 
         A worker that dies is replaced once. A source that restarts empties the directory and
@@ -77,12 +94,13 @@ class WorkerPool:
         """
         if media_type not in media_types.LAYERS:
             raise UnsupportedContentError(f"layer type {media_type[:200]!r} is not supported")
+        work = _Work(layer, media_type, into, algorithm)
         deaths = 0
         clear = False
         async with self._slots, Feed(layer) as feed:
             while True:
                 try:
-                    return await self._attempt(layer, feed, media_type, into, clear=clear)
+                    return await self._attempt(feed, work, clear=clear)
                 except _Restarted:
                     pass
                 except _Died as died:
@@ -93,17 +111,17 @@ class WorkerPool:
                         ) from None
                 clear = True
 
-    async def _attempt(
-        self, layer: LayerSource, feed: Feed, media_type: str, into: Extraction, *, clear: bool
-    ) -> Applied:
+    async def _attempt(self, feed: Feed, work: _Work, *, clear: bool) -> Applied:
         zygote = await self._warm()
         epoch = feed.epoch
         _check(feed, epoch)
-        source = layer.open()
+        source = work.layer.open()
         try:
-            root = os.open(into.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            root = os.open(work.into.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                worker = zygote.fork(source, root, media_type, self._limits, clear=clear)
+                worker = zygote.fork(
+                    source, root, work.media_type, work.algorithm, self._limits, clear=clear
+                )
             finally:
                 os.close(root)
         finally:
@@ -175,10 +193,10 @@ def _check(feed: Feed, epoch: int) -> None:
         raise SourceFailedError(f"the layer's bytes stopped arriving: {feed.state.reason}")
 
 
-async def _uncancelled(awaitable) -> None:  # type: ignore[no-untyped-def]
+async def _uncancelled(work: Coroutine[Any, Any, None]) -> None:
     """Await to the end, and only then be cancelled."""
-    task = asyncio.ensure_future(awaitable)
-    cancelled = None
+    task = asyncio.create_task(work)
+    cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:
             await asyncio.shield(task)

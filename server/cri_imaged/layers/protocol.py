@@ -33,6 +33,7 @@ class Start(msgspec.Struct, tag=True, frozen=True):
 
     worker: int
     media_type: str
+    algorithm: str
     limits: Limits
     clear: bool
     """Empty the directory first: an attempt before this one was in it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 
 from cri_imaged.errors import CorruptContentError, ImagedError
 from cri_imaged.layers import paths
@@ -11,6 +12,7 @@ from cri_imaged.layers.entry import Entry, Kind, shown
 from cri_imaged.layers.ledger import Ledger, Seal
 from cri_imaged.layers.metadata import Metadata
 from cri_imaged.layers.paths import Special
+from cri_imaged.layers.sparse import SparseWriter
 from cri_imaged.layers.tree import Directory, Tree
 from cri_imaged.limits import Limits
 
@@ -31,6 +33,7 @@ class DirectorySink:
         self._entry: Entry | None = None
         self._fd = -1
         self._left = 0
+        self._put: Callable[[int, memoryview], None] = _write
 
     def add(self, entry: Entry, data: memoryview) -> None:
         """Put an entry in place; whatever this layer had there gives way. `data` is what is there
@@ -51,7 +54,7 @@ class DirectorySink:
         """More data of the FILE that was added last."""
         if self._fd >= 0:
             self._left -= len(data)
-            _write(self._fd, data)
+            self._put(self._fd, data)
             if not self._left:
                 self._finish_file()
 
@@ -99,8 +102,11 @@ class DirectorySink:
         self._entry, self._fd = entry, fd
         self.tree.took(entry.size)
         self._left = entry.size - len(data)
+        self._put = _write
+        if entry.sparse is not None:
+            self._put = SparseWriter(fd, entry.sparse, entry.length).write
         if data:
-            _write(fd, data)
+            self._put(fd, data)
         if not self._left:
             self._finish_file()
 
@@ -137,20 +143,20 @@ class DirectorySink:
         if path == name:
             raise CorruptContentError("hardlink to itself")
         if source is not None and self._linkable(source, source_base):
-            if parent.fd < 0:
-                parent = self._reopened(parent)
-            self.tree.remove(parent, base)
-            os.link(
-                source_base,
-                base,
-                src_dir_fd=source.fd,
-                dst_dir_fd=parent.fd,
-                follow_symlinks=False,
-            )
+            source_fd = os.dup(source.fd)  # the tree may close it to open others
+            try:
+                parent = self._replaced(parent, base)
+                os.link(
+                    source_base,
+                    base,
+                    src_dir_fd=source_fd,
+                    dst_dir_fd=parent.fd,
+                    follow_symlinks=False,
+                )
+            finally:
+                os.close(source_fd)
             return
-        if parent.fd < 0:
-            parent = self._reopened(parent)
-        self.tree.remove(parent, base)
+        parent = self._replaced(parent, base)
         directory, _, last = path.rpartition(b"/")
         self._ledger.link(parent.path, base, self._ledger.linked(directory, last) or path)
 
@@ -163,10 +169,12 @@ class DirectorySink:
             raise CorruptContentError("hardlink to a directory")
         return True
 
-    def _reopened(self, parent: Directory) -> Directory:
-        found = self.tree.find(parent.path)
+    def _replaced(self, parent: Directory, base: bytes) -> Directory:
+        """Remove what is at `base`, the parent reopened if it was closed meanwhile."""
+        found = parent if parent.fd >= 0 else self.tree.find(parent.path)
         if found is None:
             raise CorruptContentError(f"directory {shown(parent.path)} vanished")
+        self.tree.remove(found, base)
         return found
 
     def _node(self, entry: Entry, parent: Directory, base: bytes) -> None:

@@ -53,7 +53,7 @@ def _apply(
     if start.clear:
         sink.tree.clear()
     chunks = _chunks(source, watermarks)
-    done = apply_layer(chunks, start.media_type, sink, start.limits)
+    done = apply_layer(chunks, start.media_type, start.algorithm, sink, start.limits)
     return protocol.success(
         done.diff_id,
         done.size,
