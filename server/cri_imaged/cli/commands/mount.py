@@ -178,7 +178,8 @@ async def _views(daemon: Daemon) -> node_pb2.ListViewsResponse:
 
 
 def _mounted(target: Path) -> bool:
-    return target.is_mount()
+    # os.path.ismount does not see a bind mount within one file system.
+    return any(info.mount_point == str(target) for info in mounting.mounts())
 
 
 async def _find(daemon: Daemon, key: str) -> bool:

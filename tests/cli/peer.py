@@ -1,0 +1,117 @@
+"""A daemon on the other end of the socket that answers what a test wants: for what the command
+line must cope with and the real daemon does not do at will."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from cri_imaged.rpc.node.v1 import node_pb2, node_pb2_grpc
+from cri_imaged.rpc.runtime.v1 import api_pb2, api_pb2_grpc
+
+PROGRAM = Path(sys.executable).parent / "cri-imaged"
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How one run of the program ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@dataclass
+class Peer:
+    """Answers by method name, and remembers the requests."""
+
+    socket: Path
+    answers: dict[str, Any] = field(default_factory=dict)
+    """A message, a list of messages (a stream), a (code, details) pair, or a coroutine function of
+    the request. A method without an answer is UNIMPLEMENTED."""
+    requests: list[Any] = field(default_factory=list)
+
+    def asked(self, kind: type[Any]) -> list[Any]:
+        return [request for request in self.requests if isinstance(request, kind)]
+
+    async def run(self, *arguments: str, stdin: str = "", **env: str) -> Ran:
+        """Run the program against this peer."""
+        process = await self.start(*arguments, **env)
+        out, err = await process.communicate(stdin.encode())
+        assert process.returncode is not None
+        return Ran(process.returncode, out.decode(), err.decode())
+
+    async def start(self, *arguments: str, **env: str) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            PROGRAM,
+            *arguments,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, "CRI_IMAGED_ADDRESS": str(self.socket), **env},
+        )
+
+    async def unary(self, name: str, request: Any, context: Any) -> Any:
+        self.requests.append(request)
+        answer = self.answers.get(name, (grpc.StatusCode.UNIMPLEMENTED, f"no {name} here"))
+        if callable(answer):
+            answer = await answer(request)
+        if isinstance(answer, tuple):
+            await context.abort(*answer)
+        return answer
+
+    async def stream(self, name: str, request: Any, context: Any) -> AsyncIterator[Any]:
+        for message in await self.unary(name, request, context):
+            yield message
+
+
+def _unary(name: str) -> Callable[..., Any]:
+    async def method(self: Any, request: Any, context: Any) -> Any:
+        return await self.peer.unary(name, request, context)
+
+    return method
+
+
+def _stream(name: str) -> Callable[..., Any]:
+    async def method(self: Any, request: Any, context: Any) -> AsyncIterator[Any]:
+        async for message in self.peer.stream(name, request, context):
+            yield message
+
+    return method
+
+
+def _servicer(base: type[Any], service: Any, peer: Peer) -> Any:
+    methods = {
+        method.name: (_stream if method.server_streaming else _unary)(method.name)
+        for method in service.methods
+    }
+    return type("Servicer", (base,), {**methods, "peer": peer})()
+
+
+@asynccontextmanager
+async def serving(socket: Path) -> AsyncIterator[Peer]:
+    """Serve on `socket` while the context lasts."""
+    peer = Peer(socket)
+    server = grpc.aio.server()
+    images = api_pb2.DESCRIPTOR.services_by_name["ImageService"]
+    node = node_pb2.DESCRIPTOR.services_by_name["Node"]
+    api_pb2_grpc.add_ImageServiceServicer_to_server(
+        _servicer(api_pb2_grpc.ImageServiceServicer, images, peer), server
+    )
+    node_pb2_grpc.add_NodeServicer_to_server(
+        _servicer(node_pb2_grpc.NodeServicer, node, peer), server
+    )
+    server.add_insecure_port(f"unix://{socket}")
+    await server.start()
+    try:
+        yield peer
+    finally:
+        await server.stop(None)
