@@ -28,7 +28,9 @@ from cri_imaged.registry.proxies import Proxies
 from cri_imaged.registry.tls import TlsContexts, explain_verification
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_READ_BUFFER = 1 << 20
+_READ_BUFFER = 64 << 10
+"""Reading pauses at twice this: chunks are what the event loop reads at once (250 KiB), uncopied.
+Larger buffers are joined from several such reads, which costs a quarter of the throughput."""
 _HEADER_LINE = 16 << 10
 _IDLE_SECONDS = 30.0
 _PROBE_SECONDS = 5.0
