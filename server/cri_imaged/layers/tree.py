@@ -93,8 +93,7 @@ class Tree:
         base = components.pop()
         directory, rest = self._walk(components, make=False)
         if rest:
-            path = b"/".join([*filter(None, [directory.path]), *rest, base])
-            return None, base, path
+            return None, base, paths.join(directory.path, b"/".join([*rest, base]))
         return directory, base, paths.join(directory.path, base)
 
     def make_directory(self, parent: Directory, name: bytes) -> Directory:
@@ -196,12 +195,19 @@ class Tree:
         """Follow `components`: the directory reached, and what is missing behind it."""
         directory, rest = self._nearest(components)
         pending = rest[::-1]
+        missing: list[bytes] = []
         links = steps = 0
         while pending:
             steps += 1
             if steps > _STEPS:
                 raise LimitExceededError(f"path of more than {_STEPS} steps, symlinks followed")
             name = pending.pop()
+            if missing:
+                if name == b"..":
+                    missing.pop()
+                else:
+                    missing.append(name)
+                continue
             if name == b"..":
                 up = self.find(directory.path.rpartition(b"/")[0])
                 if up is None:
@@ -214,12 +220,10 @@ class Tree:
                 continue
             link = _read_link(directory, name)
             if link is None:
-                if not make:
-                    return directory, [name, *pending[::-1]]
-                if name.startswith(paths.PREFIX):
-                    raise CorruptContentError("a directory named like a whiteout")
-                self._ledger.implicit(paths.join(directory.path, name))
-                directory = self.make_directory(directory, name)
+                if make:
+                    directory = self._make_implicit(directory, name)
+                else:
+                    missing.append(name)
                 continue
             links += 1
             if links > self._limits.symlinks_followed:
@@ -230,7 +234,13 @@ class Tree:
             if link.startswith(b"/"):
                 directory = self.root
             pending += [part for part in link.split(b"/")[::-1] if part not in (b"", b".")]
-        return directory, []
+        return directory, missing
+
+    def _make_implicit(self, parent: Directory, name: bytes) -> Directory:
+        if name.startswith(paths.PREFIX):
+            raise CorruptContentError("a directory named like a whiteout")
+        self._ledger.implicit(paths.join(parent.path, name))
+        return self.make_directory(parent, name)
 
     def _nearest(self, components: list[bytes]) -> tuple[Directory, list[bytes]]:
         """The longest open directory on the way, and the components behind it."""
