@@ -137,7 +137,7 @@ async def test_fs_gc_and_views(peer: Peer) -> None:
     assert shown["image_filesystems"][0]["used_bytes"] == 3 << 20
 
     peer.answers["CollectGarbage"] = node_pb2.CollectGarbageResponse(blobs=2, snapshots=1, bytes=9)
-    assert (await peer.run("gc", "--resumable")).out == "freed 9 B: 2 blobs, 1 snapshots\n"
+    assert (await peer.run("gc", "--resumable")).out == "freed 9 B: 2 blobs, 1 snapshot\n"
     assert peer.requests[-1].resumable
     shown = json.loads((await peer.run("gc", "-o", "json")).out)
     assert shown == {"blobs": 2, "snapshots": 1, "bytes": 9}
@@ -189,7 +189,7 @@ async def test_a_pull_prints_the_id_alone_on_standard_output(peer: Peer) -> None
     assert not request.HasField("auth")
     [watch] = peer.asked(node_pb2.WatchPullsRequest)
     assert watch.reference == "a"
-    assert set(ran.err.splitlines()) <= {"docker.io/library/a:1: fetching, 1 layers, 100 B"}
+    assert set(ran.err.splitlines()) <= {"docker.io/library/a:1: fetching, 1 layer, 100 B"}
 
 
 async def test_a_quiet_pull_and_its_json(peer: Peer) -> None:
@@ -282,7 +282,7 @@ async def test_pulls_as_a_stream_of_json(peer: Peer) -> None:
     assert states[0]["pulls"][0]["bytes_fetched"] == 40
     assert peer.requests[0] == node_pb2.WatchPullsRequest(reference="a", until_idle=True)
     ran = await peer.run("pulls", "--until-idle")
-    assert ran.err == "docker.io/library/a:1: fetching, 1 layers, 100 B\n"
+    assert ran.err == "docker.io/library/a:1: fetching, 1 layer, 100 B\n"
 
 
 async def test_ctrl_c_cancels_the_pull_at_the_daemon(peer: Peer) -> None:

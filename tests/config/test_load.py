@@ -84,6 +84,15 @@ def test_xdg_folders_that_are_unset_or_relative(monkeypatch: pytest.MonkeyPatch)
     assert str(config.grpc.address) == "/home/me/.local/state/cri-imaged/cri-imaged.sock"
 
 
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As in a container that runs under a number which its passwd file does not know.
+    for variable in ("HOME", "XDG_DATA_HOME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    with pytest.raises(ConfigError, match="no home directory: set HOME or XDG_"):
+        default_config(privileged=False)
+
+
 def test_every_kind_of_value(tmp_path: Path) -> None:
     config = load(
         tmp_path,

@@ -81,7 +81,7 @@ def socket_path(address: str | None) -> Path:
     if os.geteuid() == 0:
         return system
     own = default_config(privileged=False).grpc.address
-    return system if system.exists() and not own.exists() else own
+    return system if os.path.exists(system) and not os.path.exists(own) else own
 
 
 def _probe(path: Path) -> None:

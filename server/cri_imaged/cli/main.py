@@ -12,6 +12,7 @@ from cri_imaged import __version__
 from cri_imaged.cli.commands import config, gc, images, mount, pull, serve
 from cri_imaged.cli.failure import ExitCode, Failure
 from cri_imaged.cli.output import note, show
+from cri_imaged.errors import ConfigError
 
 TRACEBACK = "CRI_IMAGED_TRACEBACK"
 """Set: a failure that nobody foresaw shows where it happened."""
@@ -69,6 +70,8 @@ def main() -> NoReturn:
         app()
     except Failure as failure:
         _report(failure)
+    except ConfigError as error:
+        _report(Failure(ExitCode.USAGE, str(error)))
     except Exception as error:
         if os.environ.get(TRACEBACK):
             raise

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from cri_imaged.cli.output import enum_name, note, size
+from cri_imaged.cli.output import counted, enum_name, note, size
 from cri_imaged.obs.terminal import escaped
 from cri_imaged.rpc.node.v1 import node_pb2
 
@@ -112,4 +112,5 @@ def describe(pull: node_pb2.Pull) -> str:
     phase = enum_name(node_pb2.PullPhase.DESCRIPTOR, pull.phase)
     if not pull.layers:
         return f"{pull.reference}: {phase}"
-    return f"{pull.reference}: {phase}, {len(pull.layers)} layers, {size(pull.bytes_total)}"
+    layers = counted(len(pull.layers), "layer")
+    return f"{pull.reference}: {phase}, {layers}, {size(pull.bytes_total)}"

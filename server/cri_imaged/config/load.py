@@ -87,7 +87,12 @@ def _locations(privileged: bool) -> Document:
 def _xdg(variable: str, fallback: str) -> Path:
     """A folder of the XDG Base Directory Specification, which ignores relative values."""
     value = Path(os.environ.get(variable, ""))
-    return value if value.is_absolute() else Path.home() / fallback
+    if value.is_absolute():
+        return value
+    try:
+        return Path.home() / fallback
+    except RuntimeError:
+        raise ConfigError(f"this user has no home directory: set HOME or {variable}") from None
 
 
 def _merged(below: Document, above: Document) -> Document:

@@ -8,7 +8,7 @@ import typer
 
 from cri_imaged.cli.client import call
 from cri_imaged.cli.options import Address, Format
-from cri_imaged.cli.output import Output, document, show, show_json, size
+from cri_imaged.cli.output import Output, counted, document, show, show_json, size
 from cri_imaged.rpc.node.v1 import node_pb2
 
 
@@ -35,4 +35,5 @@ def gc(
     if output is Output.JSON:
         show_json(document(freed))
     else:
-        show(f"freed {size(freed.bytes)}: {freed.blobs} blobs, {freed.snapshots} snapshots")
+        blobs, snapshots = counted(freed.blobs, "blob"), counted(freed.snapshots, "snapshot")
+        show(f"freed {size(freed.bytes)}: {blobs}, {snapshots}")

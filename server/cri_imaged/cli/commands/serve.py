@@ -79,19 +79,21 @@ def serve(
         raise Failure(ExitCode.INTERRUPTED, "interrupted") from None
     except Exception as error:
         structlog.get_logger().exception("daemon failed")
-        raise Failure(ExitCode.FAILED, f"the daemon failed: {error}", "see the log above") from None
+        raise Failure(
+            ExitCode.FAILED, f"the daemon failed: {error!r}", "see the log above"
+        ) from None
 
 
 def _settings(file: Path | None, options: dict[str, str | None]) -> Config:
     privileged = os.geteuid() == 0
-    if file is None and (default := default_config_file(privileged)).exists():
-        file = default
     overrides: dict[str, Any] = {}
     for key, value in options.items():
         if value is not None:
             table, _, name = key.rpartition(".")
             (overrides.setdefault(table, {}) if table else overrides)[name] = value
     try:
+        if file is None and os.path.exists(default := default_config_file(privileged)):
+            file = default
         return load_config(file, privileged=privileged, overrides=overrides)
     except ConfigError as error:
         raise Failure(
