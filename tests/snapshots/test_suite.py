@@ -361,6 +361,12 @@ STACKS = {
         Layer({b"d/x": file(b"1")}, whiteouts=(b"d/y", b"e/f", b"nothing")),
         Layer({b"d/z": file(b"1")}, whiteouts=(b"d/none",)),
     ],
+    "what an opaque directory gives an implicit one above it": [
+        Layer({b"d": Node("directory", 0o750, 3, 4), b"d/x": file(b"1")}),
+        Layer({b"d": Node("directory", 0o710, 5, 6), b"d/y": file(b"2")}, opaques=(b"d",)),
+        Layer({b"d/z": file(b"3")}),
+        Layer(whiteouts=(b"d/y",)),
+    ],
     "an opaque root": [
         Layer({b"": Node("directory", 0o700), b"a/b": file(b"1"), b"c": file(b"2")}),
         Layer({b"a/d": file(b"3")}, opaques=(b"",)),

@@ -128,12 +128,9 @@ def give_way(connection: sqlite3.Connection, snapshot: int, present: int) -> Non
     connection.execute("DELETE FROM snapshots WHERE id=?", (snapshot,))
 
 
-def delete_active(connection: sqlite3.Connection, snapshotter: str, key: str) -> int | None:
-    """Delete the unfinished snapshot `key`; its row number, or None where there is none."""
-    snapshot = active(connection, snapshotter, key)
-    if snapshot is not None:
-        connection.execute("DELETE FROM snapshots WHERE id=?", (snapshot,))
-    return snapshot
+def delete_active(connection: sqlite3.Connection, snapshotter: str, key: str) -> None:
+    """Delete the unfinished snapshot `key`."""
+    connection.execute("DELETE FROM snapshots WHERE snapshotter=? AND key=?", (snapshotter, key))
 
 
 def delete_all_active(connection: sqlite3.Connection, snapshotter: str) -> None:

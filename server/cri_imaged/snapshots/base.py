@@ -11,9 +11,9 @@ import asyncio
 import os
 import sqlite3
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, TypeVar
 
 import structlog
 
@@ -38,6 +38,7 @@ from cri_imaged.snapshots.seal import DEFAULT_MODE
 from cri_imaged.snapshots.tasks import Locks, Threads, refuse_full_disk, whole
 from cri_imaged.trash import Trash
 
+T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 
@@ -181,10 +182,12 @@ class DirectorySnapshotter(ABC):
         if not key:
             raise InvalidRequestError("a view's key must not be empty")
         async with self._locks.hold(key):
+            before = await self._database.read(lambda sql: rows.find_view(sql, self.name, key))
             try:
                 return await self._give_out(key, chain_id or rows.EMPTY_CHAIN, writable=writable)
             except BaseException:
-                await whole(self._drop_unbuilt(key))
+                if before is None:
+                    await whole(self._remove_view(key))
                 raise
 
     async def _give_out(self, key: str, chain_id: str, *, writable: bool) -> Sequence[Mount]:
@@ -211,9 +214,13 @@ class DirectorySnapshotter(ABC):
         if not place.exists():
             unfinished = place.with_suffix(".new")
             self._trash.put(unfinished)
-            unfinished.mkdir(mode=0o700)
-            self._build_view(unfinished, layers, check)
-            unfinished.rename(place)
+            try:
+                unfinished.mkdir(mode=0o700)
+                self._build_view(unfinished, layers, check)
+                unfinished.rename(place)
+            except BaseException:
+                self._trash.put(unfinished)
+                raise
         return self._mounts(place, layers)
 
     async def views(self) -> list[View]:
@@ -240,16 +247,13 @@ class DirectorySnapshotter(ABC):
     async def remove(self, key: str) -> None:
         """Remove an unfinished snapshot or a view. Removing what is not there succeeds."""
         async with self._locks.hold(key):
-            await whole(self._remove(key))
+            await whole(self._drop(key))
+            await whole(self._remove_view(key))
 
-    async def _remove(self, key: str) -> None:
-        await self._drop(key)
-        view = await self._database.write(
-            lambda sql: rows.delete_view(sql, self.name, key), durable=True
-        )
+    async def _remove_view(self, key: str) -> None:
+        view = await self._delete(lambda sql: rows.delete_view(sql, self.name, key))
         if view is not None:
             self._trash.put(self._view_place(view))
-            self._trash.put(self._view_place(view).with_suffix(".new"))
 
     async def reclaim(self, ids: Sequence[int]) -> None:
         """Move the directories of snapshots whose rows were deleted to the trash."""
@@ -275,8 +279,24 @@ class DirectorySnapshotter(ABC):
         for name in present - known:
             log.info("leftover of a snapshot goes to the trash", snapshotter=self.name, name=name)
             self._trash.put(self._directory / name)
-        whole_stack = await self._database.read(lambda sql: rows.every(sql, self.name))
-        await self._detach_lost(snapshot for snapshot, chain_id in whole_stack.items() if chain_id)
+        await self.notice_lost()
+
+    async def notice_lost(self) -> None:
+        """Let go of committed snapshots whose directory somebody removed."""
+        kept = await self._database.read(lambda sql: rows.every(sql, self.name))
+        await self._detach_lost([snapshot for snapshot, chain_id in kept.items() if chain_id])
+
+    async def orphans(self) -> list[Path]:
+        """Directories that belong to no row."""
+        present = await asyncio.to_thread(lambda: set(os.listdir(self._directory)))
+
+        def known(sql: sqlite3.Connection) -> set[str]:
+            every = {self._place(snapshot).name for snapshot in rows.every(sql, self.name)}
+            return every | {self._view_place(view.id).name for view in rows.views(sql, self.name)}
+
+        strays = present - await self._database.read(known)
+        # A directory whose row went between the two looks is on its way to the trash.
+        return [self._directory / name for name in sorted(strays) if (self._directory / name).exists()]
 
     async def _refuse_lost(self, snapshots: Sequence[int]) -> None:
         lost = await self._detach_lost(snapshots)
@@ -285,9 +305,11 @@ class DirectorySnapshotter(ABC):
                 f"{self.name} snapshot {lost[0]} is gone from disk: pull the image again"
             )
 
-    async def _detach_lost(self, snapshots: Iterable[int]) -> list[str]:
+    async def _detach_lost(self, snapshots: Sequence[int]) -> list[str]:
         """Let go of committed snapshots whose directory somebody removed; their chains."""
-        lost = [snapshot for snapshot in snapshots if not self._layer(snapshot).is_dir()]
+        lost = await asyncio.to_thread(
+            lambda: [snapshot for snapshot in snapshots if not self._layer(snapshot).is_dir()]
+        )
         if not lost:
             return []
 
@@ -301,17 +323,20 @@ class DirectorySnapshotter(ABC):
         return chains
 
     async def _drop(self, key: str) -> None:
-        snapshot = await self._database.write(
-            lambda sql: rows.delete_active(sql, self.name, key), durable=True
-        )
-        if snapshot is not None:
-            self._trash.put(self._place(snapshot))
+        """Drop an unfinished snapshot. Its directory may go first: no start keeps its row."""
+        snapshot = await self._database.read(lambda sql: rows.active(sql, self.name, key))
+        if snapshot is None:
+            return
+        self._trash.put(self._place(snapshot))
+        await self._delete(lambda sql: rows.delete_active(sql, self.name, key))
 
-    async def _drop_unbuilt(self, key: str) -> None:
-        """Drop a writable view that was to be built and was not."""
-        view = await self._database.read(lambda sql: rows.find_view(sql, self.name, key))
-        if view is not None and view.writable and not self._view_place(view.id).exists():
-            await self._remove(key)
+    async def _delete(self, delete: Callable[[sqlite3.Connection], T]) -> T:
+        """Delete rows; on a full disk, where that has no room, once the trash is empty."""
+        try:
+            return await self._database.write(delete, durable=True)
+        except sqlite3.OperationalError:
+            await self._trash.drain()
+            return await self._database.write(delete, durable=True)
 
     def _place(self, snapshot: int) -> Path:
         return self._directory / str(snapshot)

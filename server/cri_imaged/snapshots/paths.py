@@ -19,6 +19,12 @@ def components(path: bytes) -> tuple[bytes, ...]:
     return parts
 
 
+def check_name(path: bytes) -> None:
+    """Refuse the root too where something is to be made or hidden. As `components`."""
+    if not components(path):
+        raise CorruptContentError("a layer cannot hide or link its own root")
+
+
 def split(path: bytes) -> tuple[bytes, bytes]:
     """Parent and last component of a path that is not the root."""
     parent, _, name = path.rpartition(b"/")

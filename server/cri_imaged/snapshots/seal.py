@@ -15,7 +15,7 @@ from cri_imaged.errors import CorruptContentError
 from cri_imaged.ports import Applied
 from cri_imaged.snapshots.copying import copy_node
 from cri_imaged.snapshots.directory import WRITE, Directory, set_owner
-from cri_imaged.snapshots.paths import Subtrees, components, show, split
+from cri_imaged.snapshots.paths import Subtrees, check_name, components, show, split
 from cri_imaged.snapshots.stack import Found, Stack
 
 DEFAULT_MODE = 0o755
@@ -69,8 +69,10 @@ class Seal:
             Stack([layer], overlay=False, need=WRITE) as own,
             Stack(parents, overlay=overlay) as lower,
         ):
-            for path in (*applied.whiteouts, *applied.opaques):
+            for path in applied.opaques:
                 components(path)
+            for path in (*applied.whiteouts, *(name for name, _ in applied.links)):
+                check_name(path)
             seal = cls(own, lower, applied, symlinks, check)
             seal._describe_implicit()
             seal._copy_links()

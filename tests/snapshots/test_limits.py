@@ -1,0 +1,169 @@
+"""Trees that are too deep, too linked, too large or too many for the simple way."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cri_imaged.errors import UnsupportedContentError
+from cri_imaged.oci.digest import Digest
+from tests.snapshots.bench import Bench, applied, model, shown
+from tests.snapshots.conftest import require_snapshotter
+from tests.snapshots.model import Layer, Node, differences, scan
+
+TOP, BELOW = Digest.of(b"top"), Digest.of(b"below")
+DEPTH = 2000
+"""Levels that fit into an archive's longest path."""
+
+
+@contextlib.contextmanager
+def few_descriptors(more: int) -> Iterator[None]:
+    """At most `more` descriptors above those that are open."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(map(int, os.listdir("/proc/self/fd")))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + more, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def chain(directory: Path, *names: str) -> None:
+    """A chain of directories `d/d/d…`, with files of these names in the lowest."""
+    fd = os.open(directory, os.O_RDONLY)
+    for _ in range(DEPTH):
+        os.mkdir("d", dir_fd=fd)
+        below = os.open("d", os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    for name in names:
+        os.close(os.open(name, os.O_CREAT | os.O_WRONLY, dir_fd=fd))
+    os.close(fd)
+
+
+def deepest(directory: Path) -> tuple[int, list[str]]:
+    """How deep the chain is, and what is at its end."""
+    fd, depth = os.open(directory, os.O_RDONLY), 0
+    try:
+        while "d" in (names := os.listdir(fd)):
+            below = os.open("d", os.O_RDONLY, dir_fd=fd)
+            os.close(fd)
+            fd, depth = below, depth + 1
+        return depth, sorted(names)
+    finally:
+        os.close(fd)
+
+
+def make_sparse(path: Path) -> None:
+    """A TiB of holes around a few bytes."""
+    with open(path, "wb") as file:
+        file.write(b"start")
+        file.seek(1 << 40)
+        file.write(b"end")
+        file.truncate((1 << 40) + (1 << 30))
+
+
+def check_sparse(path: Path) -> None:
+    with open(path, "rb") as file:
+        info = os.fstat(file.fileno())
+        assert info.st_size == (1 << 40) + (1 << 30)
+        assert info.st_blocks * 512 < 1 << 20
+        assert file.read(8) == b"start\0\0\0"
+        file.seek(1 << 40)
+        assert file.read(8) == b"end\0\0\0\0\0"
+
+
+@pytest.mark.parametrize("below_too", [True, False], ids=["over a chain", "on its own"])
+async def test_deep_trees_need_few_descriptors(bench: Bench, below_too: bool) -> None:
+    low = await bench.prepare("below")
+    chain(low, "gone", "target") if below_too else (low / "target").touch()
+    end = b"/".join([b"d"] * DEPTH)
+    high = await bench.prepare("top", BELOW)
+    chain(high, "own")
+    result = applied(
+        implicit=tuple(b"/".join([b"d"] * level) for level in range(0, DEPTH + 1, 100)),
+        whiteouts=(end + b"/gone",),
+        links=((end + b"/link", end + b"/target" if below_too else b"target"),),
+    )
+    with few_descriptors(600):
+        await bench.snapshotter.commit(BELOW, "below", None, applied())
+        await bench.snapshotter.commit(TOP, "top", BELOW, result)
+        wanted = ["link", "own", "target"] if below_too else ["link", "own"]
+        for writable in (False, True):
+            mounts = await bench.snapshotter.view(f"view-{writable}", TOP, writable=writable)
+            with shown(mounts) as directory:
+                assert deepest(directory) == (DEPTH, wanted)
+
+
+async def test_many_layers_need_few_descriptors(bench: Bench) -> None:
+    stack = [
+        Layer({b"a/b/c/%d" % number: Node("file"), b"a/x": Node("file", mode=0o600 + number % 8)})
+        for number in range(200)
+    ]
+    stack.append(Layer(whiteouts=(b"a/b/c/7", b"a/x"), links=((b"a/l", b"a/b/c/8"),)))
+    with few_descriptors(560):
+        top = await bench.stack(stack)
+    assert differences(await bench.tree(top), model(stack)) == []
+
+
+async def test_more_layers_than_the_kernel_merges(tmp_path: Path) -> None:
+    require_snapshotter("overlay")
+    async with Bench.open(tmp_path, "overlay") as bench:
+        top = None
+        for number in range(500):
+            await bench.prepare(f"{number}")
+            parent, top = top, Digest.of(b"%d" % number)
+            await bench.snapshotter.commit(top, f"{number}", parent, applied())
+        with shown(await bench.snapshotter.view("view", top)) as directory:
+            assert os.listdir(directory) == []
+        await bench.prepare("one more")
+        with pytest.raises(UnsupportedContentError, match="500 layers"):
+            await bench.snapshotter.commit(TOP, "one more", top, applied())
+
+
+async def test_holes_stay_holes(bench: Bench) -> None:
+    make_sparse(await bench.prepare("below") / "sparse")
+    await bench.snapshotter.commit(BELOW, "below", None, applied())
+    await bench.prepare("top", BELOW)
+    await bench.snapshotter.commit(TOP, "top", BELOW, applied(links=((b"copy", b"sparse"),)))
+    with shown(await bench.snapshotter.view("view", TOP, writable=True)) as directory:
+        for name in ("sparse", "copy"):
+            check_sparse(directory / name)
+
+
+async def test_a_file_with_as_many_names_as_can_be(bench: Bench) -> None:
+    """ext4 gives a file 65,000 names; a snapshot must not need one more."""
+    low = await bench.prepare("below")
+    (low / "file").write_text("content")
+    (low / "names").mkdir()
+    with contextlib.suppress(OSError):
+        for number in range(70_000):
+            os.link(low / "file", low / f"names/{number}")
+    await bench.snapshotter.commit(BELOW, "below", None, applied())
+    await bench.prepare("top", BELOW)
+    links = tuple((b"link-%d" % number, b"file") for number in range(3))
+    await bench.snapshotter.commit(
+        TOP, "top", BELOW, applied(links=links, whiteouts=(b"names",), implicit=(b"",))
+    )
+    tree = await bench.tree(TOP)
+    assert sorted(tree) == [b"", b"file", b"link-0", b"link-1", b"link-2"]
+    assert {tree[name].content for name in tree if name} == {b"content"}
+    assert len({tree[name].file for name, _ in links}) == 1
+
+
+async def test_a_writable_copy_keeps_what_is_one_file(bench: Bench) -> None:
+    stack = [
+        Layer(
+            {b"a/1": Node("file", file=1), b"s": Node("symlink", content=b"x", file=2)},
+            hardlinks={b"2": b"a/1", b"b/3": b"a/1", b"t": b"s"},
+        ),
+        Layer({b"a/4": Node("file")}, whiteouts=(b"2",)),
+    ]
+    top = await bench.stack(stack)
+    with shown(await bench.snapshotter.view("view", top, writable=True)) as directory:
+        assert differences(scan(directory), model(stack)) == []
