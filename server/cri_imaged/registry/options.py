@@ -29,6 +29,9 @@ class HostOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     auth: HostLogin | None = None
 
+    def __repr__(self) -> str:
+        return "HostOptions(…)"
+
 
 class RegistryOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How registries are found and spoken to. Keys with containerd's meaning keep its names.
@@ -55,3 +58,7 @@ class RegistryOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Bytes of the chunks that a large blob is fetched in, several at a time; 0: one request."""
     concurrent_layer_fetch_requests: int = 3
     """Requests at the same time for one blob, where it is fetched in chunks."""
+
+    def __repr__(self) -> str:
+        shown = {name: getattr(self, name) for name in self.__struct_fields__ if name != "headers"}
+        return f"RegistryOptions({', '.join(f'{name}={value!r}' for name, value in shown.items())})"

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from cri_imaged.registry.failures import HostFailure, Kind
 
 _SHORTEST = 0.001
+_GRANULARITY = 0.005
+"""Timers may be early by some milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ class Watch:
             return failure
         self._silent += waited
         timeout = self._patience.progress_timeout
-        if timeout is None or self._silent < timeout:
+        if timeout is None or self._silent < timeout - _GRANULARITY:
             return failure
         return HostFailure(
             Kind.PROGRESS, f"not a byte in {timeout:g} s (image_pull_progress_timeout)"

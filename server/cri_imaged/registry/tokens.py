@@ -23,7 +23,7 @@ from cri_imaged.registry.failures import HostFailure, Kind, describe_body
 from cri_imaged.registry.hosts import Host, split_port
 from cri_imaged.registry.login import Login
 from cri_imaged.registry.retry import TRANSIENT_STATUSES, parse_retry_after
-from cri_imaged.registry.transport import Request, Response, Transport
+from cri_imaged.registry.transport import Request, Response, Transport, same_origin
 
 _CLIENT_ID = "cri-imaged"
 _DEFAULT_LIFETIME = 60.0
@@ -119,7 +119,7 @@ async def fetch_token(
             url = realm.extend_query([*query, *(("scope", scope) for scope in wanted.scopes)])
             if login.username:
                 headers["Authorization"] = login.basic
-        if realm.origin() == URL(f"{scheme}://{host.authority}").origin():
+        if same_origin(realm, URL(f"{scheme}://{host.authority}")):
             headers.extend(host.headers)
         try:
             return await transport.send(

@@ -1,32 +1,35 @@
 """One HTTP request: connections, TLS, proxies, redirects and timeouts.
 
 Credentials and configured headers go to the origin they are meant for and to no redirect's target.
-Every failure is a `HostFailure` whose text is our own: those of the HTTP library hold URLs, and
-URLs hold signatures.
+Every failure is a `HostFailure`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import os
-import socket
 import ssl
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 
 import aiohttp
+import structlog
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from cri_imaged import __version__
 from cri_imaged.limits import Limits
-from cri_imaged.registry.addresses import PrivateAddressError, PublicResolver, is_private
+from cri_imaged.registry.addresses import PublicResolver, is_private
+from cri_imaged.registry.explanations import NoTlsError, explain_body, explain_request
 from cri_imaged.registry.failures import HostFailure, Kind
 from cri_imaged.registry.hosts import Host
 from cri_imaged.registry.proxies import Proxies
-from cri_imaged.registry.tls import TlsContexts, explain_verification
+from cri_imaged.registry.tls import TlsContexts
 
+_log = structlog.get_logger(__name__)
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _READ_BUFFER = 64 << 10
 """Reading pauses at twice this: chunks are what the event loop reads at once (250 KiB), uncopied.
@@ -34,6 +37,9 @@ Larger buffers are joined from several such reads, which costs a quarter of the 
 _HEADER_LINE = 16 << 10
 _IDLE_SECONDS = 30.0
 _PROBE_SECONDS = 5.0
+"""To connect where TLS is tried first."""
+_PROBED_SECONDS = 300.0
+"""How long it is remembered that a host does not speak TLS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +87,7 @@ class Response:
         try:
             return await self._response.content.readany()
         except (TimeoutError, aiohttp.ClientError, OSError, RuntimeError) as error:
-            raise _explain_body(error) from None
+            raise explain_body(error) from None
 
     async def read_all(self, limit: int) -> bytes | None:
         """The whole body, or None where it is longer than `limit` bytes. Raises `HostFailure`."""
@@ -110,7 +116,7 @@ class Transport:
         self._header_timeout = response_header_timeout
         self._proxies = Proxies.from_environment(environ)
         self._contexts = TlsContexts()
-        self._plain: set[str] = set()
+        self._plain: dict[str, float] = {}
 
     async def __aenter__(self) -> Transport:
         self._session = _open_session(None)
@@ -128,7 +134,7 @@ class Transport:
 
     def scheme(self, host: Host) -> str:
         """What `host` is spoken to in, as far as is known by now."""
-        return "http" if host.authority in self._plain else host.scheme
+        return "http" if self._is_plain(host) else host.scheme
 
     async def send(self, request: Request) -> Response:
         """Send `request` and follow redirects.
@@ -140,22 +146,25 @@ class Transport:
         if not request.host.plain_fallback:
             return await self._follow(request)
         plain = replace(request, url=request.url.with_scheme("http"))
-        if request.host.authority in self._plain:
+        if self._is_plain(request.host):
             return await self._follow(plain)
         try:
             return await self._follow(request)
-        except _NoTlsError:
+        except NoTlsError:
             response = await self._follow(plain)
-            self._plain.add(request.host.authority)
+            self._plain[request.host.authority] = time.monotonic()
             return response
 
+    def _is_plain(self, host: Host) -> bool:
+        probed = self._plain.get(host.authority)
+        return probed is not None and time.monotonic() - probed < _PROBED_SECONDS
+
     async def _follow(self, request: Request) -> Response:
-        url, form = request.url, request.form
-        method = request.method
+        url = request.url
         for _ in range(self._redirects + 1):
-            response = await self._once(request, url, method, form)
+            response = await self._once(request, url)
             if response.status not in _REDIRECTS:
-                crossed = url.origin() != request.url.origin()
+                crossed = not same_origin(url, request.url)
                 return Response(response, _authority(url) if crossed else None)
             response.release()
             if request.form is not None:
@@ -163,40 +172,43 @@ class Transport:
             url = self._target(url, response.headers.get("Location"))
         raise HostFailure(Kind.REFUSED, f"more than {self._redirects} redirects")
 
-    async def _once(
-        self, request: Request, url: URL, method: str, form: Mapping[str, str] | None
-    ) -> aiohttp.ClientResponse:
-        own = url.origin() == request.url.origin()
-        headers: CIMultiDict[str] = CIMultiDict({"User-Agent": f"cri-imaged/{__version__}"})
-        headers["Accept-Encoding"] = "identity"
-        headers.update(request.headers)
-        if own:
-            for name in request.own_headers:
-                headers.popall(name, None)
-            headers.extend(request.own_headers)
+    async def _once(self, request: Request, url: URL) -> aiohttp.ClientResponse:
         if request.public_only and is_private(url.host or ""):
             raise HostFailure(Kind.REFUSED, f"leads to the private address {url.host}")
         session = self._public_session if request.public_only else self._session
-        proxy = self._proxies.proxy_for(url)
-        fallback = request.host.plain_fallback and url.scheme == "https"
-        dial = (
-            min(request.host.dial_seconds, _PROBE_SECONDS)
-            if fallback
-            else (request.host.dial_seconds)
-        )
+        own = same_origin(url, request.url)
+        probing = own and request.host.plain_fallback and url.scheme == "https"
+        dial = min(request.host.dial_seconds, _PROBE_SECONDS if probing else math.inf)
+        started = time.monotonic()
         try:
-            return await session.request(
-                method,
+            response = await session.request(
+                request.method,
                 url,
-                headers=headers,
-                data=form,
+                headers=_headers(request, own),
+                data=request.form,
                 allow_redirects=False,
                 ssl=await self._tls(request.host, own) if url.scheme == "https" else True,
-                proxy=proxy,
+                proxy=self._proxies.proxy_for(url),
                 timeout=aiohttp.ClientTimeout(connect=dial, sock_read=self._header_timeout),
             )
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
-            raise _explain(error, _authority(url), self._header_timeout, dial, fallback) from None
+            raise explain_request(
+                error,
+                _authority(url),
+                header_timeout=self._header_timeout,
+                dial=dial,
+                probing=probing,
+            ) from None
+        _log.debug(
+            "registry.response",
+            method=request.method,
+            host=_authority(url),
+            # Paths of other hosts may be signed.
+            path=url.path if own else None,
+            status=response.status,
+            seconds=round(time.monotonic() - started, 3),
+        )
+        return response
 
     async def _tls(self, host: Host, own: bool) -> ssl.SSLContext:
         settings = host.tls if own else replace(host.tls, clients=())
@@ -219,8 +231,16 @@ class Transport:
         return target.with_user(None) if target.user is not None else target
 
 
-class _NoTlsError(HostFailure):
-    """The peer does not speak TLS."""
+def _headers(request: Request, own: bool) -> CIMultiDict[str]:
+    headers: CIMultiDict[str] = CIMultiDict(
+        {"User-Agent": f"cri-imaged/{__version__}", "Accept-Encoding": "identity"}
+    )
+    headers.update(request.headers)
+    if own:
+        for name in request.own_headers:
+            headers.popall(name, None)
+        headers.extend(request.own_headers)
+    return headers
 
 
 def _open_session(resolver: PublicResolver | None) -> aiohttp.ClientSession:
@@ -234,63 +254,10 @@ def _open_session(resolver: PublicResolver | None) -> aiohttp.ClientSession:
     )
 
 
+def same_origin(one: URL, other: URL) -> bool:
+    """Whether scheme, host and port are the same."""
+    return (one.scheme, one.host, one.port) == (other.scheme, other.host, other.port)
+
+
 def _authority(url: URL) -> str:
     return f"{url.host_subcomponent}:{url.port}"
-
-
-def _explain(
-    error: Exception, authority: str, header_timeout: float, dial: float, fallback: bool
-) -> HostFailure:
-    """Why there was no response."""
-    kind = Kind.UNREACHABLE
-    failure = _NoTlsError if fallback else HostFailure
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        cause = error.certificate_error
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return HostFailure(Kind.REFUSED, explain_verification(cause, authority))
-        return HostFailure(Kind.REFUSED, f"TLS: the certificate of {authority} was refused")
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        if isinstance(error.os_error, PrivateAddressError):
-            return HostFailure(Kind.REFUSED, f"{authority} leads to a private address")
-        return HostFailure(kind, f"{authority} does not resolve: {_reason(error.os_error)}")
-    if isinstance(error, aiohttp.ClientProxyConnectionError):
-        return HostFailure(kind, f"the proxy cannot be reached: {_reason(error.os_error)}")
-    if isinstance(error, aiohttp.ClientHttpProxyError):
-        return HostFailure(kind, f"the proxy answered {error.status}")
-    if isinstance(error, aiohttp.ClientConnectorSSLError):
-        return failure(kind, f"TLS handshake with {authority} failed: {_reason(error.os_error)}")
-    if isinstance(error, aiohttp.ClientConnectorError):
-        refused = isinstance(error.os_error, ConnectionRefusedError)
-        return (HostFailure if refused else failure)(
-            kind, f"no connection to {authority}: {_reason(error.os_error)}"
-        )
-    if isinstance(error, aiohttp.SocketTimeoutError):
-        return HostFailure(kind, f"no response headers within {header_timeout:g} s")
-    if isinstance(error, asyncio.TimeoutError):
-        return failure(kind, f"no connection to {authority} within {dial:g} s")
-    if isinstance(error, (aiohttp.ServerDisconnectedError, OSError)):
-        return HostFailure(kind, f"connection lost before the response: {_reason(error)}")
-    if isinstance(error, aiohttp.ClientResponseError):
-        return HostFailure(kind, "the response is malformed or its headers are too large")
-    return HostFailure(kind, f"the request failed ({type(error).__name__})")
-
-
-def _explain_body(error: Exception) -> HostFailure:
-    """Why a body broke off."""
-    if isinstance(error, asyncio.TimeoutError):
-        return HostFailure(Kind.UNREACHABLE, "the body stalled")
-    if isinstance(error, aiohttp.ClientPayloadError):
-        return HostFailure(Kind.UNREACHABLE, "the body was cut short")
-    return HostFailure(Kind.UNREACHABLE, f"connection lost in the body: {_reason(error)}")
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, ssl.SSLError):
-        return (error.reason or "protocol error").lower().replace("_", " ")
-    if isinstance(error, aiohttp.ServerDisconnectedError):
-        return "closed by the peer"
-    if isinstance(error, socket.gaierror):
-        return (error.strerror or "unknown name").lower()
-    if isinstance(error, OSError) and error.errno is not None:
-        return os.strerror(error.errno).lower()
-    return "every address failed" if isinstance(error, OSError) else type(error).__name__

@@ -18,6 +18,7 @@ from cri_imaged.registry.retry import RetryPolicy
 _log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
 _KEPT_ATTEMPTS = 20
+_KNOWN_HOSTS = 1000
 UNHEALTHY_SECONDS = 30.0
 
 
@@ -30,7 +31,14 @@ class HostHealth:
 
     def failed(self, host: Host) -> None:
         """The host could not be reached or delivered something wrong."""
-        self._failed[host.authority] = self._clock()
+        now = self._clock()
+        if len(self._failed) >= _KNOWN_HOSTS:
+            self._failed = {
+                authority: failed
+                for authority, failed in self._failed.items()
+                if now - failed < UNHEALTHY_SECONDS
+            }
+        self._failed[host.authority] = now
 
     def succeeded(self, host: Host) -> None:
         """The host delivered."""
@@ -88,7 +96,13 @@ class Tries:
             standing = await self._next()
             started = time.monotonic()
             try:
-                result = await call(standing.host)
+                async with asyncio.timeout(self._left()):
+                    result = await call(standing.host)
+            except TimeoutError:
+                failure = HostFailure(
+                    Kind.UNREACHABLE, "no answer before the time for tries was up"
+                )
+                self.failed(standing.host, failure, url(standing.host), started)
             except HostFailure as failure:
                 self.failed(standing.host, failure, url(standing.host), started)
             else:
@@ -113,8 +127,8 @@ class Tries:
         attempt = Attempt(
             host.authority, url, failure.outcome, now - started, failure.status, failure.codes
         )
-        del self._attempts[: len(self._attempts) + 1 - _KEPT_ATTEMPTS]
         self._attempts.append(attempt)
+        del self._attempts[:-_KEPT_ATTEMPTS]
         _log.info(
             "registry.host_failed",
             host=host.authority,
@@ -131,11 +145,11 @@ class Tries:
         for standing in self._standings:
             standing.failures = 0
 
-    def exclude(self, host: Host) -> None:
-        """Do not ask this host again: what it delivered was wrong."""
-        for standing in self._standings:
-            if standing.host is host:
-                standing.out, standing.last = True, Kind.CORRUPT
+    def _left(self) -> float | None:
+        """Seconds left of the budget, which begins with the first failure."""
+        if self._first_failure is None:
+            return None
+        return max(self._first_failure + self._policy.seconds - time.monotonic(), 0.0)
 
     async def _next(self) -> _Standing:
         while True:
@@ -145,16 +159,14 @@ class Tries:
                 for standing in self._standings
                 if not standing.out and standing.failures < self._policy.tries
             ]
-            if not live or self._registry_decided():
+            left = self._left()
+            if not live or left == 0 or self._registry_decided():
                 raise self._conclusion()
             ready = [standing for standing in live if standing.not_before <= now]
             if ready:
                 return min(ready, key=self._rank)
             wake = min(standing.not_before for standing in live)
-            if (
-                self._first_failure is not None
-                and wake > self._first_failure + self._policy.seconds
-            ):
+            if left is not None and wake - now > left:
                 raise self._conclusion()
             await asyncio.sleep(wake - now)
 
@@ -167,5 +179,5 @@ class Tries:
         return last in AUTHORITATIVE and all(standing.last for standing in self._standings)
 
     def _conclusion(self) -> ImagedError:
-        kinds = [standing.last or Kind.CORRUPT for standing in self._standings]
+        kinds = [standing.last or Kind.UNREACHABLE for standing in self._standings]
         return conclude(most_telling(kinds), self._what, self._attempts)
