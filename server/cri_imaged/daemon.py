@@ -24,11 +24,15 @@ from cri_imaged.cri.node_service import NodeService
 from cri_imaged.cri.runtime_service import RuntimeService
 from cri_imaged.cri.server import CriServer
 from cri_imaged.errors import ConfigError
+from cri_imaged.images.airport import Airport
+from cri_imaged.images.check import Checker
+from cri_imaged.images.discard import Discarder
 from cri_imaged.images.durability import Durability, epoch
 from cri_imaged.images.gc import GarbageCollector
 from cri_imaged.images.inspect import Inspector
 from cri_imaged.images.progress import RunningPulls
 from cri_imaged.images.pull import Handler, Puller
+from cri_imaged.images.rebuild import Rebuilder
 from cri_imaged.images.recover import recover
 from cri_imaged.images.remove import Remover
 from cri_imaged.images.space import Space
@@ -91,10 +95,12 @@ async def _running(config: Config) -> AsyncIterator[CriServer]:
             name: kinds[name](root, database, trash, limits)
             for name in dict.fromkeys([*filter(None, wanted), *_stored_snapshotters(root, kinds)])
         }
+        discarder = Discarder(database, content, snapshotters)
         durability = Durability(
             database,
             [root, root / "content", *(root / "snapshots" / name for name in snapshotters)],
             wait=options.image_pull_with_sync_fs,
+            discard=discarder.discard if options.discard_unpacked_layers else None,
         )
         stack.callback(durability.close)
         await recover(database, content, snapshotters.values(), epoch(root))
@@ -112,10 +118,12 @@ async def _running(config: Config) -> AsyncIterator[CriServer]:
             DistributionClient(options.registry, limits, timeout)
         )
         running = RunningPulls()
+        airport = Airport(content, pool, database, limits, metrics.fetched)
+        rebuilder = Rebuilder(database, airport, snapshotters, store, limits)
         puller = Puller(
             resolver=client,
             content=content,
-            applier=pool,
+            airport=airport,
             handlers=_handlers(config, snapshotters, default),
             database=database,
             store=store,
@@ -124,7 +132,18 @@ async def _running(config: Config) -> AsyncIterator[CriServer]:
             durability=durability,
             limits=limits,
             max_concurrent_downloads=options.max_concurrent_downloads,
-            count_bytes=metrics.fetched,
+        )
+        checker = Checker(
+            database=database,
+            content=content,
+            snapshotters=snapshotters,
+            applier=pool,
+            rebuilder=rebuilder,
+            puller=puller,
+            collector=collector,
+            trash=trash,
+            store=store,
+            limits=limits,
         )
         server = CriServer(
             config.grpc.address,
@@ -143,7 +162,7 @@ async def _running(config: Config) -> AsyncIterator[CriServer]:
                 limits=limits,
             ),
             runtime=RuntimeService(__version__, {"root": str(root), "snapshotter": default}),
-            node=NodeService(running, Views(store, snapshotters, collector), collector),
+            node=NodeService(running, Views(store, snapshotters, collector), collector, checker),
         )
         if config.metrics.address is not None:
             address = config.metrics.address

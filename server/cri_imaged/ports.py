@@ -223,6 +223,14 @@ class ContentStore(Protocol):
         """After a start: throw away files without a row, mark blobs without their file as lost."""
         ...
 
+    async def notice_lost(self) -> None:
+        """Mark as lost the blobs whose file somebody else removed or cut."""
+        ...
+
+    async def orphans(self) -> Sequence[Path]:
+        """Files that no row of a present blob stands for."""
+        ...
+
     async def verify(self, digest: Digest) -> bool:
         """Whether the blob's file has the bytes that its digest names."""
         ...
@@ -415,4 +423,13 @@ class Snapshotter(Protocol):
     async def reap(self) -> None:
         """After a start, before anything else: throw away unfinished snapshots and directories
         without a row, mark snapshots without their directory as lost."""
+        ...
+
+    async def notice_lost(self, chain: Sequence[Digest] | None = None) -> None:
+        """Let go of committed snapshots (of `chain`, or all) whose directory somebody removed:
+        their chain IDs are free, and images that stand on them are not ready."""
+        ...
+
+    async def orphans(self) -> Sequence[Path]:
+        """Directories that belong to no row."""
         ...

@@ -146,20 +146,38 @@ class FileContentStore:
 
     async def reap(self) -> None:
         """See `ContentStore.reap`."""
-        known = await self._database.read(blobs.all_present)
-        found: set[Digest] = set()
-        for folder in self._blobs.iterdir():
-            for entry in os.scandir(folder):
-                digest = Digest(f"{folder.name}:{entry.name}")
-                if known.get(digest) == entry.stat().st_size:
-                    found.add(digest)
-                else:
-                    self._trash.put(Path(entry.path))
+        for path in await self.orphans():
+            self._trash.put(path)
         for stray in self._ingests.glob("put-*"):
             stray.unlink()
-        missing = known.keys() - found
-        if missing:
-            await self._database.write(lambda db: blobs.lost(db, missing), durable=True)
+        await self.notice_lost()
+
+    async def notice_lost(self) -> None:
+        """See `ContentStore.notice_lost`."""
+
+        def notice(db: sqlite3.Connection) -> None:
+            files = self._files()
+            known = blobs.all_present(db)
+            blobs.lost(db, [d for d, size in known.items() if files.get(d) != size])
+
+        await self._database.write(notice, durable=True)
+
+    async def orphans(self) -> list[Path]:
+        """See `ContentStore.orphans`."""
+
+        def find(db: sqlite3.Connection) -> list[Path]:
+            return [self.path(digest) for digest in self._files().keys() - blobs.all_present(db)]
+
+        return await self._database.read(find)
+
+    def _files(self) -> dict[Digest, int]:
+        """Digest and size of every blob's file. To be called in a transaction: files come and go
+        in transactions too."""
+        return {
+            Digest(f"{folder.name}:{entry.name}"): entry.stat().st_size
+            for folder in self._blobs.iterdir()
+            for entry in os.scandir(folder)
+        }
 
     def drop_ingests(self, *, max_seconds: float, max_bytes: int) -> tuple[int, int]:
         """See `ContentStore.drop_ingests`."""

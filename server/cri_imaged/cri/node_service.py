@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from cri_imaged.errors import InvalidRequestError
+from cri_imaged.images.check import Checker, Event, Problem, Progress, Summary
 from cri_imaged.images.gc import GarbageCollector
 from cri_imaged.images.progress import LayerProgress, Phase, PullProgress, RunningPulls
 from cri_imaged.images.views import Views
@@ -34,10 +36,13 @@ _LAYER_PHASES = {
 class NodeService(node_pb2_grpc.NodeServicer):
     """Progress, views and garbage collection."""
 
-    def __init__(self, running: RunningPulls, views: Views, collector: GarbageCollector) -> None:
+    def __init__(
+        self, running: RunningPulls, views: Views, collector: GarbageCollector, checker: Checker
+    ) -> None:
         self._running = running
         self._views = views
         self._collector = collector
+        self._checker = checker
 
     async def WatchPulls(  # noqa: N802
         self, request: node.WatchPullsRequest, context: Any
@@ -104,6 +109,23 @@ class NodeService(node_pb2_grpc.NodeServicer):
         return node.CollectGarbageResponse(
             blobs=collected.blobs, snapshots=collected.snapshots, bytes=collected.bytes
         )
+
+    async def CheckStore(  # noqa: N802
+        self, request: node.CheckStoreRequest, context: Any
+    ) -> AsyncIterator[node.CheckStoreResponse]:
+        """See node.proto."""
+        async for event in self._checker.check(repair=request.repair):
+            yield _event(event)
+
+
+def _event(event: Event) -> node.CheckStoreResponse:
+    match event:
+        case Progress():
+            return node.CheckStoreResponse(progress=node.CheckProgress(**asdict(event)))
+        case Problem():
+            return node.CheckStoreResponse(problem=node.CheckProblem(**asdict(event)))
+        case Summary():
+            return node.CheckStoreResponse(summary=node.CheckSummary(**asdict(event)))
 
 
 def _pull(pull: PullProgress) -> node.Pull:

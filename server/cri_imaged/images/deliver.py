@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
+from cri_imaged.images.airport import Airport
 from cri_imaged.images.fetch import BlobFlight
-from cri_imaged.images.flights import Flight, Flights
+from cri_imaged.images.flights import Flight
 from cri_imaged.images.plan import Plan, Step
 from cri_imaged.images.progress import LayerProgress
-from cri_imaged.images.unpack import LayerFlight, LayerMeans
+from cri_imaged.images.unpack import LayerMeans
 from cri_imaged.oci.descriptor import Descriptor
 from cri_imaged.oci.digest import Digest
 from cri_imaged.oci.documents import Manifest
-from cri_imaged.ports import ContentStore, Fetcher, LayerSource, Snapshotter
-
-
-class Airport:
-    """The flights of the daemon, and how a new one begins."""
-
-    def __init__(
-        self,
-        begin_fetch: Callable[[Descriptor], BlobFlight],
-        begin_unpack: Callable[[Snapshotter], LayerFlight],
-    ) -> None:
-        self.fetches: Flights[Digest, BlobFlight] = Flights()
-        self.unpacks: Flights[tuple[str, Digest], LayerFlight] = Flights()
-        self.begin_fetch = begin_fetch
-        self.begin_unpack = begin_unpack
+from cri_imaged.ports import Fetcher, LayerSource, Snapshotter
 
 
 class Delivery:
@@ -38,16 +24,15 @@ class Delivery:
     def __init__(
         self,
         plan: Plan,
-        fetcher: Fetcher,
+        fetcher: Fetcher | None,
         snapshotter: Snapshotter,
-        content: ContentStore,
         airport: Airport,
         downloads: int,
     ) -> None:
+        """Without a `fetcher` the plan must have nothing to fetch."""
         self._plan = plan
         self._fetcher = fetcher
         self._snapshotter = snapshotter
-        self._content = content
         self._airport = airport
         self._slots = asyncio.Semaphore(downloads)
         self._stack = AsyncExitStack()
@@ -136,7 +121,7 @@ class Delivery:
     async def _source(self, layer: Descriptor) -> LayerSource:
         fetching = self._fetching.get(layer.digest)
         if fetching is None:
-            return self._content.source(layer.digest)
+            return self._airport.content.source(layer.digest)
         flight, done = await asyncio.shield(fetching)
         return await flight.source(done)
 

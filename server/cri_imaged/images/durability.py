@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import structlog
@@ -23,11 +23,18 @@ class Durability:
     """Brings to the disk what pulls wrote under some directories."""
 
     def __init__(
-        self, database: Database, directories: Sequence[Path], *, wait: bool = False
+        self,
+        database: Database,
+        directories: Sequence[Path],
+        *,
+        wait: bool,
+        discard: Callable[[], Awaitable[None]] | None,
     ) -> None:
-        """With `wait` each pull waits for the disk (`image_pull_with_sync_fs`)."""
+        """With `wait` each pull waits for the disk (`image_pull_with_sync_fs`). `discard` is
+        called when all is durable."""
         self._database = database
         self._wait = wait
+        self._discard = discard
         self._wanted = asyncio.Event()
         self._lock = asyncio.Lock()
         # Opened before anything is written: a later write-back error is reported to these.
@@ -63,6 +70,8 @@ class Durability:
             for fd in by_device.values():
                 await asyncio.to_thread(_syncfs, fd)
             await self._database.write(lambda db: durability.mark(db, rows), durable=True)
+        if self._discard is not None:
+            await self._discard()
 
     def close(self) -> None:
         """Release the descriptors."""

@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from cri_imaged.errors import QueueFullError
-from cri_imaged.images.deliver import Airport, Delivery
+from cri_imaged.images.airport import Airport
+from cri_imaged.images.deliver import Delivery
 from cri_imaged.images.durability import Durability
-from cri_imaged.images.fetch import BlobFlight
-from cri_imaged.images.plan import Plan, compressed_size, image_chain, make_plan
+from cri_imaged.images.plan import Plan, compressed_size
 from cri_imaged.images.progress import Phase, RunningPulls
-from cri_imaged.images.recover import detach_missing
 from cri_imaged.images.select import Selected, select
 from cri_imaged.images.shielded import to_the_end
 from cri_imaged.images.space import Space
 from cri_imaged.images.store import Image, ImageStore
-from cri_imaged.images.unpack import LayerFlight
 from cri_imaged.limits import Limits
 from cri_imaged.metadata import blobs, images, leases
 from cri_imaged.metadata.database import Database
 from cri_imaged.metadata.images import NewImage
-from cri_imaged.oci.digest import Digest
 from cri_imaged.oci.platform import Platform
 from cri_imaged.oci.reference import Reference
 from cri_imaged.ports import (
-    Applier,
     ContentStore,
     Credentials,
     Lease,
@@ -65,7 +61,7 @@ class Puller:
         *,
         resolver: Resolver,
         content: ContentStore,
-        applier: Applier,
+        airport: Airport,
         handlers: Mapping[str, Handler],
         database: Database,
         store: ImageStore,
@@ -74,7 +70,6 @@ class Puller:
         durability: Durability,
         limits: Limits,
         max_concurrent_downloads: int,
-        count_bytes: Callable[[int], None],
     ) -> None:
         self._resolver = resolver
         self._content = content
@@ -88,12 +83,7 @@ class Puller:
         self._downloads = max_concurrent_downloads
         self._slots = asyncio.Semaphore(limits.running_pulls)
         self._waiting = 0
-        self._airport = Airport(
-            lambda layer: BlobFlight(
-                layer, content, database, count_bytes, limits.tries_per_request
-            ),
-            lambda snapshotter: LayerFlight(snapshotter, applier, database),
-        )
+        self._airport = airport
 
     def handler(self, name: str) -> Handler:
         """The configured handler of that name, else the default one."""
@@ -117,16 +107,13 @@ class Puller:
                 selected = await select(
                     resolved, handler.platform, self._content, lease, self._limits
                 )
-                plan = await self._plan(selected, handler.snapshotter, lease)
+                plan = await self._airport.plan(
+                    selected.manifest, selected.config, handler.snapshotter, lease
+                )
                 self._space.check(plan.missing_bytes)
                 progress.phase = Phase.FETCHING
                 async with Delivery(
-                    plan,
-                    resolved.fetcher,
-                    handler.snapshotter,
-                    self._content,
-                    self._airport,
-                    self._downloads,
+                    plan, resolved.fetcher, handler.snapshotter, self._airport, self._downloads
                 ) as delivery:
                     progress.layers = delivery.progress(selected.manifest)
                     await delivery.run()
@@ -141,24 +128,6 @@ class Puller:
                     str(reference.at_digest(selected.target.digest)),
                     delivery.received(),
                 )
-
-    async def _plan(self, selected: Selected, snapshotter: Snapshotter, lease: Lease) -> Plan:
-        """Decide what is missing, and hold what is here."""
-        manifest, config = selected.manifest, selected.config
-        chain = image_chain(manifest, config)
-        known = {
-            layer.digest: await self._content.hold(layer.digest, lease) for layer in manifest.layers
-        }
-        await detach_missing(self._database, snapshotter, chain)
-
-        def hold_highest(db: sqlite3.Connection) -> set[Digest]:
-            for chain_id in reversed(chain):
-                if leases.hold_snapshot(db, snapshotter.name, chain_id, lease):
-                    return {chain_id}
-            return set()
-
-        committed = await self._database.write(hold_highest)
-        return make_plan(manifest, config, committed, known)
 
     async def _make_known(
         self,
@@ -178,9 +147,8 @@ class Puller:
             names=tuple(names),
             target=selected.target,
             manifest=selected.descriptor.digest,
-            blobs=frozenset(
-                (*selected.documents, *(layer.digest for layer in selected.manifest.layers))
-            ),
+            documents=frozenset(selected.documents),
+            layers=frozenset(layer.digest for layer in selected.manifest.layers),
             size=compressed_size(selected.target, selected.descriptor, selected.manifest),
             user=selected.config.user,
             snapshotter=handler.snapshotter.name,

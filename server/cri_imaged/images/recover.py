@@ -9,7 +9,6 @@ import structlog
 
 from cri_imaged.metadata import blobs, durability, images, leases
 from cri_imaged.metadata.database import Database
-from cri_imaged.oci.digest import Digest
 from cri_imaged.ports import ContentStore, Snapshotter
 
 log = structlog.get_logger()
@@ -31,8 +30,8 @@ async def recover(
     for snapshotter in snapshotters:
         await snapshotter.reap()
     await database.write(lambda db: durability.set_epoch(db, epoch), durable=True)
-    for name in await database.read(images.hidden):
-        log.warning("image is damaged and hidden until it is pulled again", image=name)
+    for image in await database.read(images.damaged):
+        log.warning("image is damaged and hidden until it is whole again", names=image.names)
 
 
 async def _distrust(database: Database, content: ContentStore) -> None:
@@ -53,21 +52,4 @@ async def _distrust(database: Database, content: ContentStore) -> None:
             blobs_verified=len(rows.blobs) - len(damaged),
             blobs_lost=len(damaged),
             snapshots_given_up=len(rows.snapshots),
-        )
-
-
-async def detach_missing(
-    database: Database, snapshotter: Snapshotter, chain: Iterable[Digest]
-) -> None:
-    """Give up the committed snapshots of `chain` whose directory somebody else removed."""
-    missing = []
-    for chain_id in chain:
-        if await snapshotter.info(chain_id) is None:
-            break
-        if not (await snapshotter.path(chain_id)).exists():
-            missing.append(chain_id)
-    if missing:
-        log.warning("snapshots are gone from the disk", chain_ids=missing)
-        await database.write(
-            lambda db: images.detach_chains(db, snapshotter.name, missing), durable=True
         )

@@ -44,3 +44,28 @@ def set_epoch(db: sqlite3.Connection, value: str) -> None:
     """All volatile rows have been dealt with: from here on they belong to this epoch."""
     db.execute("DELETE FROM epoch")
     db.execute("INSERT INTO epoch (value) VALUES (?)", (value,))
+
+
+def discardable(db: sqlite3.Connection) -> list[Digest]:
+    """Layers' blobs that nothing needs any more: every image that has them stands on durable
+    snapshots, and no pull is at work with them."""
+    rows = db.execute(
+        "SELECT DISTINCT blob FROM image_blobs JOIN blobs ON blobs.digest = blob"
+        " WHERE layer AND state = 'present'"
+        " AND NOT EXISTS (SELECT 1 FROM lease_blobs WHERE lease_blobs.blob = blobs.digest)"
+        " AND NOT EXISTS (SELECT 1 FROM image_blobs AS other JOIN images ON images.id = other.image"
+        "  WHERE other.blob = blobs.digest AND (NOT other.layer OR EXISTS ("
+        "   WITH RECURSIVE chain(id) AS (SELECT images.snapshot"
+        "    UNION SELECT snapshots.parent FROM snapshots JOIN chain USING (id)"
+        "    WHERE snapshots.parent IS NOT NULL)"
+        "   SELECT 1 FROM chain JOIN snapshots USING (id)"
+        "   WHERE NOT snapshots.durable OR snapshots.chain_id IS NULL)))"
+    )
+    return [Digest(row["blob"]) for row in rows]
+
+
+def discard(db: sqlite3.Connection, digests: list[Digest]) -> None:
+    """The blobs' files go; their digests stay known."""
+    db.executemany(
+        "UPDATE blobs SET state = 'discarded' WHERE digest = ?", [(digest,) for digest in digests]
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
 from collections import defaultdict
@@ -62,8 +63,9 @@ class NewImage:
     target: Descriptor
     """What the reference resolved to: an index or the manifest."""
     manifest: Digest
-    blobs: frozenset[Digest]
-    """All content: documents and layers."""
+    documents: frozenset[Digest]
+    """Indexes, manifest, config."""
+    layers: frozenset[Digest]
     size: int
     user: str
     snapshotter: str
@@ -117,8 +119,11 @@ def save(db: sqlite3.Connection, image: NewImage) -> None:
     ).fetchall()
     db.execute("DELETE FROM image_blobs WHERE image = ?", (row["id"],))
     db.executemany(
-        "INSERT INTO image_blobs (image, blob) VALUES (?, ?)",
-        [(row["id"], digest) for digest in image.blobs],
+        "INSERT INTO image_blobs (image, blob, layer) VALUES (?, ?, ?)",
+        [
+            *((row["id"], digest, 0) for digest in image.documents),
+            *((row["id"], digest, 1) for digest in image.layers - image.documents),
+        ],
     )
     db.executemany(
         "INSERT INTO names (name, handler, image, updated) VALUES (?, ?, ?, ?)"
@@ -149,13 +154,74 @@ def all_ready(db: sqlite3.Connection) -> list[ImageRecord]:
     return _group(db.execute(f"{_SELECT} ORDER BY images.id"))
 
 
-def hidden(db: sqlite3.Connection) -> list[str]:
-    """Names of images that are known but not ready."""
+@dataclass(frozen=True, slots=True)
+class DamagedImage:
+    """An image that has names but is not ready."""
+
+    row: int
+    image_id: Digest
+    handler: str
+    manifest: Digest
+    snapshotter: str
+    names: tuple[str, ...]
+
+
+def damaged(db: sqlite3.Connection) -> list[DamagedImage]:
+    """Images that are known but not ready."""
     query = (
-        "SELECT names.name FROM names JOIN images ON images.id = names.image"
-        f" WHERE NOT (({_CHAIN_IS_WHOLE}) AND ({_BLOBS_ARE_THERE})) ORDER BY names.name"
+        "SELECT images.*, (SELECT json_group_array(name) FROM names WHERE image = images.id)"
+        f" AS names FROM images WHERE NOT (({_CHAIN_IS_WHOLE}) AND ({_BLOBS_ARE_THERE}))"
+        " AND EXISTS (SELECT 1 FROM names WHERE image = images.id) ORDER BY images.id"
     )
-    return [row["name"] for row in db.execute(query)]
+    return [
+        DamagedImage(
+            row["id"],
+            Digest(row["image_id"]),
+            row["handler"],
+            Digest(row["manifest"]),
+            row["snapshotter"],
+            tuple(sorted(json.loads(row["names"]))),
+        )
+        for row in db.execute(query)
+    ]
+
+
+def stand_on(db: sqlite3.Connection, image: int, snapshotter: str, chain_id: Digest | None) -> None:
+    """An image's snapshots were made anew: let it hold these."""
+    db.execute(
+        "UPDATE images SET snapshot ="
+        " (SELECT id FROM snapshots WHERE snapshotter = ? AND chain_id = ?) WHERE id = ?",
+        (snapshotter, chain_id, image),
+    )
+
+
+def manifests(db: sqlite3.Connection) -> list[tuple[Digest, Digest]]:
+    """Manifest and image ID of every image."""
+    rows = db.execute("SELECT DISTINCT manifest, image_id FROM images")
+    return [(Digest(row["manifest"]), Digest(row["image_id"])) for row in rows]
+
+
+def users_of_blob(db: sqlite3.Connection, digest: Digest) -> list[str]:
+    """Names of the images that a blob is part of."""
+    rows = db.execute(
+        "SELECT names.name FROM names JOIN image_blobs USING (image) WHERE blob = ?"
+        " ORDER BY names.name",
+        (digest,),
+    )
+    return [row["name"] for row in rows]
+
+
+def users_of_snapshot(db: sqlite3.Connection, snapshotter: str, chain_id: Digest) -> list[str]:
+    """Names of the images that stand on a snapshot."""
+    rows = db.execute(
+        "WITH RECURSIVE above(id) AS ("
+        " SELECT id FROM snapshots WHERE snapshotter = ? AND chain_id = ?"
+        " UNION SELECT snapshots.id FROM snapshots JOIN above ON snapshots.parent = above.id)"
+        " SELECT names.name FROM names JOIN images ON images.id = names.image"
+        " WHERE images.snapshot IN (SELECT id FROM above) ORDER BY names.name",
+        (snapshotter, chain_id),
+    )
+    return [row["name"] for row in rows]
 
 
 def remove(db: sqlite3.Connection, image_id: Digest, handler: str) -> None:
@@ -176,11 +242,12 @@ def detach_snapshots(db: sqlite3.Connection, ids: Iterable[int]) -> None:
     )
 
 
-def detach_chains(db: sqlite3.Connection, snapshotter: str, chain_ids: Iterable[Digest]) -> None:
+def detach_chain(db: sqlite3.Connection, snapshotter: str, chain_id: str) -> None:
     """As `detach_snapshots`, by chain ID."""
-    query = "SELECT id FROM snapshots WHERE snapshotter = ? AND chain_id = ?"
-    rows = [db.execute(query, (snapshotter, chain_id)).fetchone() for chain_id in chain_ids]
-    detach_snapshots(db, [row["id"] for row in rows if row is not None])
+    rows = db.execute(
+        "SELECT id FROM snapshots WHERE snapshotter = ? AND chain_id = ?", (snapshotter, chain_id)
+    ).fetchall()
+    detach_snapshots(db, [row["id"] for row in rows])
 
 
 def sweep(db: sqlite3.Connection) -> Garbage:

@@ -104,6 +104,7 @@ CREATE INDEX images_snapshot ON images(snapshot);
 CREATE TABLE image_blobs (
     image INTEGER NOT NULL REFERENCES images(id) ON DELETE CASCADE,
     blob TEXT NOT NULL REFERENCES blobs(digest),
+    layer INTEGER NOT NULL,
     PRIMARY KEY (image, blob)
 ) WITHOUT ROWID;
 CREATE INDEX image_blobs_blob ON image_blobs(blob);

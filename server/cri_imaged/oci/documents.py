@@ -142,6 +142,19 @@ def parse_config(data: bytes, limits: Limits) -> Config:
     )
 
 
+def type_of(data: bytes) -> str:
+    """The media type of a stored document that was verified once: what it says of itself, else
+    what its fields look like.
+
+    Raises:
+        CorruptContentError: malformed.
+    """
+    document = _decode(data, _Document, "manifest")
+    if document.media_type:
+        return document.media_type
+    return media_types.OCI_INDEX if document.manifests is not None else media_types.OCI_MANIFEST
+
+
 def _index(document: _Document, media_type: str, limits: Limits) -> Index:
     if document.config is not None or document.layers is not None:
         raise CorruptContentError(f"index announced as {media_type} has fields of a manifest")

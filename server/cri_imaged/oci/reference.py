@@ -13,7 +13,7 @@ from cri_imaged.errors import InvalidRequestError, UnsupportedContentError
 from cri_imaged.oci.digest import Digest
 
 DOCKER_HUB = "docker.io"
-_NAME_BYTES = 255
+_REPOSITORY_BYTES = 255
 _LABEL = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
 _HOST = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?")
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
@@ -64,9 +64,10 @@ class Reference:
                 f"image reference {shown!r}: "
                 f"repository name {repository[:260]!r} is malformed{hint}"
             )
-        if len(registry) + 1 + len(repository) > _NAME_BYTES:
+        if len(repository) > _REPOSITORY_BYTES:
             raise InvalidRequestError(
-                f"image reference {shown!r}: name is longer than {_NAME_BYTES} characters"
+                f"image reference {shown!r}: "
+                f"repository name is longer than {_REPOSITORY_BYTES} characters"
             )
         return cls(registry, repository, tag, digest)
 

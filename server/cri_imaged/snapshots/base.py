@@ -281,10 +281,16 @@ class DirectorySnapshotter(ABC):
             self._trash.put(self._directory / name)
         await self.notice_lost()
 
-    async def notice_lost(self) -> None:
-        """Let go of committed snapshots whose directory somebody removed."""
-        kept = await self._database.read(lambda sql: rows.every(sql, self.name))
-        await self._detach_lost([snapshot for snapshot, chain_id in kept.items() if chain_id])
+    async def notice_lost(self, chain: Sequence[Digest] | None = None) -> None:
+        """Let go of committed snapshots (of `chain`, or all) whose directory somebody removed."""
+
+        def candidates(sql: sqlite3.Connection) -> list[int]:
+            if chain is None:
+                return [row for row, chain_id in rows.every(sql, self.name).items() if chain_id]
+            found = (rows.committed(sql, self.name, chain_id) for chain_id in chain)
+            return [row for row in found if row is not None]
+
+        await self._detach_lost(await self._database.read(candidates))
 
     async def orphans(self) -> list[Path]:
         """Directories that belong to no row."""
@@ -296,7 +302,8 @@ class DirectorySnapshotter(ABC):
 
         strays = present - await self._database.read(known)
         # A directory whose row went between the two looks is on its way to the trash.
-        return [self._directory / name for name in sorted(strays) if (self._directory / name).exists()]
+        paths = [self._directory / name for name in sorted(strays)]
+        return [path for path in paths if path.exists()]
 
     async def _refuse_lost(self, snapshots: Sequence[int]) -> None:
         lost = await self._detach_lost(snapshots)

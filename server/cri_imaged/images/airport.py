@@ -1,0 +1,66 @@
+"""What pulls and rebuilds share: the flights under way, how one begins, and what is here."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+
+from cri_imaged.images.fetch import BlobFlight
+from cri_imaged.images.flights import Flights
+from cri_imaged.images.plan import Plan, image_chain, make_plan
+from cri_imaged.images.unpack import LayerFlight
+from cri_imaged.limits import Limits
+from cri_imaged.metadata import leases
+from cri_imaged.metadata.database import Database
+from cri_imaged.oci.descriptor import Descriptor
+from cri_imaged.oci.digest import Digest
+from cri_imaged.oci.documents import Config, Manifest
+from cri_imaged.ports import Applier, ContentStore, Lease, Snapshotter
+
+
+class Airport:
+    """The daemon's one set of flights."""
+
+    def __init__(
+        self,
+        content: ContentStore,
+        applier: Applier,
+        database: Database,
+        limits: Limits,
+        count_bytes: Callable[[int], None],
+    ) -> None:
+        self.content = content
+        self.fetches: Flights[Digest, BlobFlight] = Flights()
+        self.unpacks: Flights[tuple[str, Digest], LayerFlight] = Flights()
+        self._applier = applier
+        self._database = database
+        self._limits = limits
+        self._count_bytes = count_bytes
+
+    def begin_fetch(self, layer: Descriptor) -> BlobFlight:
+        """A flight that fetches a layer's blob."""
+        return BlobFlight(
+            layer, self.content, self._database, self._count_bytes, self._limits.tries_per_request
+        )
+
+    def begin_unpack(self, snapshotter: Snapshotter) -> LayerFlight:
+        """A flight that unpacks a layer."""
+        return LayerFlight(snapshotter, self._applier, self._database)
+
+    async def plan(
+        self, manifest: Manifest, config: Config, snapshotter: Snapshotter, lease: Lease
+    ) -> Plan:
+        """Decide what is missing of an image, and let `lease` hold what is here."""
+        chain = image_chain(manifest, config)
+        known = {
+            layer.digest: await self.content.hold(layer.digest, lease) for layer in manifest.layers
+        }
+        await snapshotter.notice_lost(chain)
+
+        def hold_highest(db: sqlite3.Connection) -> set[Digest]:
+            for chain_id in reversed(chain):
+                if leases.hold_snapshot(db, snapshotter.name, chain_id, lease):
+                    return {chain_id}
+            return set()
+
+        return make_plan(manifest, config, await self._database.write(hold_highest), known)

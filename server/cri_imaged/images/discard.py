@@ -1,0 +1,51 @@
+"""`discard_unpacked_layers`: compressed blobs go when what they unpacked to is safe."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Mapping
+from pathlib import Path
+
+from cri_imaged.images.listing import write_listing
+from cri_imaged.metadata import durability
+from cri_imaged.metadata.database import Database
+from cri_imaged.oci.digest import Digest
+from cri_imaged.ports import ContentStore, Snapshotter
+
+
+def listing_of(tree: Path) -> Path:
+    """Where it is written down what a snapshot's tree holds."""
+    return tree.parent / "listing"
+
+
+class Discarder:
+    """Drops the blobs of layers whose snapshots are durable. What each snapshot holds is written
+    down before, as the blob will not be there any more to compare it with."""
+
+    def __init__(
+        self,
+        database: Database,
+        content: ContentStore,
+        snapshotters: Mapping[str, Snapshotter],
+    ) -> None:
+        self._database = database
+        self._content = content
+        self._snapshotters = snapshotters
+
+    async def discard(self) -> None:
+        """Drop what can be dropped now."""
+        if not await self._database.read(durability.discardable):
+            return
+        for snapshotter in self._snapshotters.values():
+            for info in await snapshotter.walk():
+                tree = await snapshotter.path(info.chain_id)
+                if not listing_of(tree).exists():
+                    await asyncio.to_thread(write_listing, tree, listing_of(tree))
+
+        def discard(db: sqlite3.Connection) -> list[Digest]:
+            digests = durability.discardable(db)
+            durability.discard(db, digests)
+            return digests
+
+        await self._content.reclaim(await self._database.write(discard, durable=True))
