@@ -18,6 +18,13 @@ from cri_imaged.rpc.node.v1 import node_pb2, node_pb2_grpc
 from cri_imaged.rpc.runtime.v1 import api_pb2, api_pb2_grpc
 
 PROGRAM = Path(sys.executable).parent / "cri-imaged"
+IMAGE_ID = "sha256:" + "0123456789abcdef" * 4
+IMAGE = api_pb2.Image(
+    id=IMAGE_ID,
+    repo_tags=["docker.io/library/a:1"],
+    repo_digests=[f"docker.io/library/a@{IMAGE_ID}"],
+    size=2048,
+)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,118 @@
+"""What `images`, `inspect`, `rm`, `fs`, `gc` and `views` send and print."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from cri_imaged.rpc.node.v1 import node_pb2
+from cri_imaged.rpc.runtime.v1 import api_pb2
+from tests.cli.peer import IMAGE, IMAGE_ID, Peer
+
+
+async def test_images(peer: Peer) -> None:
+    peer.answers["StreamImages"] = [
+        api_pb2.StreamImagesResponse(images=[IMAGE]),
+        api_pb2.StreamImagesResponse(images=[api_pb2.Image(id="sha256:ff", size=1)]),
+    ]
+    ran = await peer.run("images", "a")
+    assert (ran.code, ran.err) == (0, "")
+    assert [line.split() for line in ran.out.splitlines()] == [
+        ["IMAGE", "TAG", "IMAGE", "ID", "SIZE", "PINNED"],
+        ["docker.io/library/a", "1", "0123456789abc", "2.0", "KiB"],
+        ["<none>", "<none>", "ff", "1", "B"],
+    ]
+    assert peer.requests[0].filter.image.image == "a"
+
+    assert (await peer.run("images", "-q")).out.split() == [IMAGE_ID, "sha256:ff"]
+    shown = json.loads((await peer.run("images", "-o", "json")).out)
+    assert [image["id"] for image in shown["images"]] == [IMAGE_ID, "sha256:ff"]
+
+
+async def test_inspect(peer: Peer) -> None:
+    facts = {
+        "chainID": "sha256:cc",
+        "imageSpec": {
+            "os": "linux",
+            "architecture": "amd64",
+            "config": {"Cmd": ["sh", "-c"], "Labels": {"evil": "\x1b[31m"}},
+        },
+    }
+    image = api_pb2.Image(id=IMAGE_ID, size=1, username="app\x1b]0;x\x07")
+    peer.answers["ImageStatus"] = api_pb2.ImageStatusResponse(
+        image=image, info={"info": json.dumps(facts), "note": "not json"}
+    )
+    ran = await peer.run("inspect", "a", "--runtime-handler", "kata")
+    assert ran.code == 0
+    lines = dict(line.split(":", 1) for line in ran.out.splitlines())
+    assert {key: value.strip() for key, value in lines.items()} == {
+        "id": IMAGE_ID,
+        "size": "1 B compressed",
+        "user": "app\\x1b]0;x\\x07",
+        "pinned": "no",
+        "chain id": "sha256:cc",
+        "platform": "linux/amd64",
+        "command": '["sh", "-c"]',
+        "labels": '{"evil": "\\u001b[31m"}',
+    }
+    assert peer.requests[0].verbose
+    assert peer.requests[0].image.runtime_handler == "kata"
+
+    shown = json.loads((await peer.run("inspect", "-o", "json", "a")).out)
+    assert shown["info"] == {"info": facts, "note": "not json"}
+    assert shown["image"]["username"] == image.username
+
+
+async def test_what_is_absent_is_not_found(peer: Peer) -> None:
+    peer.answers["ImageStatus"] = api_pb2.ImageStatusResponse()
+    ran = await peer.run("inspect", "nothing")
+    assert (ran.code, ran.out) == (3, "")
+    assert "nothing" in ran.err.splitlines()[0]
+
+
+async def test_rm_removes_what_is_there_and_says_what_is_not(peer: Peer) -> None:
+    async def status(request: Any) -> Any:
+        known = request.image.image == "a"
+        return api_pb2.ImageStatusResponse(image=IMAGE if known else None)
+
+    peer.answers["ImageStatus"] = status
+    peer.answers["RemoveImage"] = api_pb2.RemoveImageResponse()
+    ran = await peer.run("rm", "missing", "a")
+    assert ran.code == 3
+    assert ran.out == f"removed {IMAGE_ID}\n"
+    assert "missing" in ran.err
+    [request] = peer.asked(api_pb2.RemoveImageRequest)
+    assert request.image.image == IMAGE_ID
+    assert json.loads((await peer.run("rm", "a", "-o", "json")).out) == {"removed": [IMAGE_ID]}
+
+
+async def test_fs_gc_and_views(peer: Peer) -> None:
+    usage = api_pb2.FilesystemUsage(
+        timestamp=1_767_225_600 * 10**9,
+        fs_id=api_pb2.FilesystemIdentifier(mountpoint="/var/lib/x"),
+        used_bytes=api_pb2.UInt64Value(value=3 << 20),
+        inodes_used=api_pb2.UInt64Value(value=7),
+    )
+    peer.answers["ImageFsInfo"] = api_pb2.ImageFsInfoResponse(image_filesystems=[usage])
+    ran = await peer.run("fs")
+    assert ran.out.splitlines()[1].split() == [
+        "/var/lib/x",
+        "3.0",
+        "MiB",
+        "7",
+        "2026-01-01T00:00:00Z",
+    ]
+    shown = json.loads((await peer.run("fs", "-o", "json")).out)
+    assert shown["image_filesystems"][0]["used_bytes"] == 3 << 20
+
+    peer.answers["CollectGarbage"] = node_pb2.CollectGarbageResponse(blobs=2, snapshots=1, bytes=9)
+    assert (await peer.run("gc", "--resumable")).out == "freed 9 B: 2 blobs, 1 snapshot\n"
+    assert peer.requests[-1].resumable
+    shown = json.loads((await peer.run("gc", "-o", "json")).out)
+    assert shown == {"blobs": 2, "snapshots": 1, "bytes": 9}
+    assert not peer.requests[-1].resumable
+
+    view = node_pb2.View(key="mount:/x", chain_id="sha256:cc", snapshotter="native", writable=True)
+    peer.answers["ListViews"] = node_pb2.ListViewsResponse(views=[view])
+    assert (await peer.run("views")).out.splitlines()[1].split()[:3] == ["mount:/x", "native", "rw"]
+    assert json.loads((await peer.run("views", "-o", "json")).out)["views"][0]["writable"] is True
