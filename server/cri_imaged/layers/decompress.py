@@ -22,6 +22,7 @@ else:
 
 CHUNK = 1 << 20
 """Uncompressed bytes made at a time, at most."""
+_SMALL = 64 << 10
 _GZIP_ERROR: Any = igzip_lib.IsalError  # an exception class; its type stub says otherwise
 _GZIP_MAGIC = b"\x1f\x8b\x08"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -42,7 +43,8 @@ class _Decompressor(Protocol):
 
 
 def decompress(source: Iterable[bytes], media_type: str, limits: Limits) -> Iterator[bytes]:
-    """The uncompressed stream of a layer, in chunks of at most `CHUNK` bytes.
+    """The uncompressed stream of a layer, in non-empty chunks of some size (from compressed
+    layers, about `CHUNK` bytes at most).
 
     As in containerd, the bytes' magic decides where the media type announces compression (or is
     Docker's plain layer, which older tools gave to compressed layers too); an OCI plain layer is
@@ -68,7 +70,7 @@ def decompress(source: Iterable[bytes], media_type: str, limits: Limits) -> Iter
     else:
         stream = _joined(head, chunks)
     total = 0
-    for chunk in stream:
+    for chunk in _gathered(stream):
         total += len(chunk)
         if total > limits.layer_bytes:
             raise LimitExceededError(
@@ -145,6 +147,22 @@ def _is_zstd(head: bytes) -> bool:
     return head.startswith(_ZSTD_MAGIC) or (
         head[:1] in {bytes([first]) for first in range(0x50, 0x60)} and head[1:4] == _ZSTD_SKIPPABLE
     )
+
+
+def _gathered(stream: Iterator[bytes]) -> Iterator[bytes]:
+    """`stream`, whose small pieces (of tiny members) are put together."""
+    small: list[bytes] = []
+    size = 0
+    for chunk in stream:
+        size += len(chunk)
+        if size < _SMALL:
+            small.append(chunk)
+            continue
+        yield b"".join([*small, chunk]) if small else chunk
+        small.clear()
+        size = 0
+    if small:
+        yield b"".join(small)
 
 
 def _joined(head: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
