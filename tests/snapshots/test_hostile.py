@@ -248,3 +248,24 @@ async def test_a_link_where_the_applier_reports_a_directory(
     else:
         tree = await scene.bench.tree(TOP)
         assert tree[b"d"].kind == "symlink"
+
+
+async def test_many_targets_through_many_links_end(scene: Scene) -> None:
+    """Each target is allowed, all of them together would take hours."""
+    long_way = "d/../" * 800
+
+    def fill(directory: Path) -> None:
+        (directory / "d").mkdir()
+        (directory / "d/file").touch()
+        for number in range(100):
+            (directory / f"s{number}").symlink_to(f"{long_way}s{number + 1}")
+        (directory / "s100").symlink_to("d")
+
+    parent = await scene.below(fill)
+    honest = tuple((b"x%d" % number, b"s1/file") for number in range(1000))
+    await scene.seal(parent, applied(links=honest))
+    assert (await scene.bench.tree(TOP))[b"x999"].kind == "file"
+    await scene.bench.prepare("odd", parent)
+    odd = applied(links=tuple((b"x%d" % number, b"s%d/file" % number) for number in range(100)))
+    with pytest.raises(LimitExceededError, match="symbolic links"):
+        await scene.bench.snapshotter.commit(Digest.of(b"odd"), "odd", parent, odd)

@@ -88,8 +88,7 @@ def _visible(layers: Sequence[Path]) -> Sequence[Path]:
 
 
 def _hide_directory(seal: Seal, path: bytes) -> None:
-    found = seal.below(path)
-    if found is not None and found.is_directory:
+    if seal.directory_below(path) is not None:
         os.setxattr(seal.own(path).fd, OPAQUE, b"y")
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from cri_imaged.ports import Applied
 from cri_imaged.snapshots.copying import copy_node
 from cri_imaged.snapshots.directory import WRITE, Directory, set_owner
 from cri_imaged.snapshots.paths import Subtrees, check_name, components, show, split
+from cri_imaged.snapshots.resolving import Resolver
 from cri_imaged.snapshots.stack import Found, Stack
 
 DEFAULT_MODE = 0o755
@@ -43,7 +45,7 @@ class Seal:
         self.inodes = 0
         self._own = own
         self.check = check
-        self._symlinks = symlinks
+        self._resolver = Resolver(lower, symlinks)
         self._times: dict[bytes, tuple[int, int]] = {}
 
     @classmethod
@@ -71,7 +73,7 @@ class Seal:
         ):
             for path in applied.opaques:
                 components(path)
-            for path in (*applied.whiteouts, *(name for name, _ in applied.links)):
+            for path in (*applied.whiteouts, *itertools.chain(*applied.links)):
                 check_name(path)
             seal = cls(own, lower, applied, symlinks, check)
             seal._describe_implicit()
@@ -83,6 +85,10 @@ class Seal:
         """What the layers below show at `path`, as far as this layer's opaque directories let
         them."""
         return None if self.opaques.cover(path) else self.lower.find(path)
+
+    def directory_below(self, path: bytes) -> Directory | None:
+        """As `below`, where that is a directory. Good until the next look below."""
+        return None if self.opaques.cover(path) else self.lower.directory(path)
 
     def own(self, path: bytes) -> Directory:
         """This layer's directory `path`. Good until the next call.
@@ -137,10 +143,9 @@ class Seal:
     def _describe(self, path: bytes) -> None:
         """Let the directory that is visible below say what this layer does not."""
         own = self.own(path)
-        found = self.below(path)
-        if found is not None and found.is_directory:
-            with Directory.open(found.name, found.directory) as source:
-                own.copy_metadata(source)
+        shown = self.directory_below(path)
+        if shown is not None:
+            own.copy_metadata(shown)
             self._times.pop(path, None)
             self._remember(path, own)
         else:
@@ -177,7 +182,7 @@ class Seal:
         return True
 
     def _copy_up(self, target: bytes, name: bytes) -> None:
-        found = self.lower.find(self.lower.resolve(target, self._symlinks))
+        found = self._find_target(target)
         if found is None:
             raise CorruptContentError(
                 f"hardlink {show(name)}: neither this layer nor one below has its target "
@@ -193,6 +198,13 @@ class Seal:
         except FileExistsError as error:
             raise _unusable(name, error) from error
         self.inodes += 1
+
+    def _find_target(self, target: bytes) -> Found | None:
+        parent, name = split(target)
+        above = self._resolver.resolve(parent)
+        if above is None:
+            return None
+        return self.lower.find(above + b"/" + name if above else name)
 
     def _put_back_times(self) -> None:
         # Not by depth: setting a directory's times does not disturb its parent's.

@@ -5,15 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-from cri_imaged.errors import LimitExceededError
 from cri_imaged.snapshots.directory import READ, Directory
-from cri_imaged.snapshots.paths import components, show, split
+from cri_imaged.snapshots.paths import components
 
 _HELD = 256
 """Descriptors that one stack keeps open between look-ups, beside those of its last directory."""
@@ -74,10 +72,7 @@ class Stack:
         return directories[0] if directories else None
 
     def find(self, path: bytes) -> Found | None:
-        """What is visible at `path`, which is followed through directories only."""
-        if not path:
-            root = self.directory(b"")
-            return Found(root.fd, b".", os.fstat(root.fd)) if root else None
+        """What is visible at `path`, not the root, which is reached through directories only."""
         *parents, name = components(path)
         for directory in self._enter(tuple(parents)):
             try:
@@ -90,36 +85,6 @@ class Stack:
                 return None
             return Found(directory.fd, name, info)
         return None
-
-    def resolve(self, path: bytes, symlinks: int) -> bytes:
-        """`path` with the links in all but its last component resolved inside the tree, as a
-        root of its own. A part that is missing is taken as it stands.
-
-        Raises:
-            LimitExceededError: more than `symlinks` links.
-        """
-        parent, name = split(path)
-        pending = deque(components(parent))
-        resolved: list[bytes] = []
-        while pending:
-            part = pending.popleft()
-            if part in (b"", b"."):
-                continue
-            if part == b"..":
-                del resolved[-1:]
-                continue
-            found = self.find(b"/".join((*resolved, part)))
-            if found is None or not stat.S_ISLNK(found.info.st_mode):
-                resolved.append(part)
-                continue
-            symlinks -= 1
-            if symlinks < 0:
-                raise LimitExceededError(f"{show(path)} leads through too many symbolic links")
-            target = os.readlink(found.name, dir_fd=found.directory)
-            if target.startswith(b"/"):
-                resolved.clear()
-            pending.extendleft(reversed(target.split(b"/")))
-        return b"/".join((*resolved, name))
 
     def _enter(self, path: tuple[bytes, ...]) -> list[Directory]:
         """The directories that are merged at `path`, topmost first."""
