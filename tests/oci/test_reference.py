@@ -187,4 +187,5 @@ def test_names_sort_as_docker_sorts_them() -> None:
         f"docker.io/library/b@{SHA256}",
         "docker.io/library/a",
     ]
-    assert sorted(reversed(wanted), key=sort_key) == wanted
+    mixed = wanted[::-1]
+    assert sorted(mixed, key=sort_key) == wanted

@@ -23,6 +23,9 @@ from cri_imaged.oci.descriptor import Descriptor
 from cri_imaged.oci.digest import Digest
 from cri_imaged.oci.platform import Platform
 
+_USER_CHARACTERS = 1024
+"""Every list of images shows each image's user, and clients take lists of 16 MiB at the most."""
+
 
 @dataclass(frozen=True, slots=True)
 class Index:
@@ -52,25 +55,27 @@ class Config:
     document: dict[str, Any]
 
 
+# `null` means absent in every field, as it does where Go reads it.
+
+
 class _Platform(msgspec.Struct):
-    os: str = ""
-    architecture: str = ""
-    variant: str = ""
-    os_version: str = msgspec.field(name="os.version", default="")
+    os: str | None = None
+    architecture: str | None = None
+    variant: str | None = None
+    os_version: str | None = msgspec.field(name="os.version", default=None)
 
 
 class _Descriptor(msgspec.Struct, rename="camel"):
-    media_type: str = ""
-    digest: str = ""
-    size: int = -1
+    media_type: str | None = None
+    digest: str | None = None
+    size: int | None = None
     urls: list[str] | None = None
     platform: _Platform | None = None
 
 
 class _Document(msgspec.Struct, rename="camel"):
-    schema_version: int = 0
-    media_type: str = ""
-    artifact_type: str = ""
+    schema_version: int | None = None
+    media_type: str | None = None
     manifests: list[_Descriptor] | None = None
     config: _Descriptor | None = None
     layers: list[_Descriptor] | None = None
@@ -78,20 +83,15 @@ class _Document(msgspec.Struct, rename="camel"):
 
 
 class _RootFs(msgspec.Struct):
-    type: str = ""
     diff_ids: list[str] | None = None
 
 
 class _RunConfig(msgspec.Struct):
     User: str | None = None
-    Labels: dict[str, str] | None = None
+    Labels: dict[str, str | None] | None = None
 
 
-class _Config(msgspec.Struct):
-    os: str = ""
-    architecture: str = ""
-    variant: str = ""
-    os_version: str = msgspec.field(name="os.version", default="")
+class _Config(_Platform):
     config: _RunConfig | None = None
     rootfs: _RootFs | None = None
 
@@ -114,7 +114,8 @@ def parse_document(data: bytes, media_type: str, limits: Limits) -> Index | Mani
     if document.fs_layers:
         raise CorruptContentError(f"manifest announced as {media_type} has fields of schema 1")
     if document.schema_version != 2:
-        raise CorruptContentError(f"manifest has schemaVersion {document.schema_version}, want 2")
+        version = document.schema_version or 0
+        raise CorruptContentError(f"manifest has schemaVersion {version}, want 2")
     if media_type in media_types.INDEXES:
         return _index(document, media_type, limits)
     return _manifest(document, media_type, limits)
@@ -125,7 +126,7 @@ def parse_config(data: bytes, limits: Limits) -> Config:
 
     Raises:
         CorruptContentError: malformed.
-        LimitExceededError: more diffIDs than `limits.layers`.
+        LimitExceededError: more diffIDs than `limits.layers`, or an absurdly long `User`.
     """
     raw = _decode(data, _Config, "config")
     document = _decode(data, dict[str, Any], "config")
@@ -133,11 +134,16 @@ def parse_config(data: bytes, limits: Limits) -> Config:
     if len(diff_ids) > limits.layers:
         raise LimitExceededError(f"config lists {len(diff_ids)} diffIDs, limit {limits.layers}")
     run = raw.config or _RunConfig()
+    user = run.User or ""
+    if len(user) > _USER_CHARACTERS:
+        raise LimitExceededError(
+            f"config has a User of {len(user)} characters, limit {_USER_CHARACTERS}"
+        )
     return Config(
         platform=_platform(raw),
         diff_ids=tuple(_digest(text, "config: diffID") for text in diff_ids),
-        user=run.User or "",
-        labels=run.Labels or {},
+        user=user,
+        labels={name: value or "" for name, value in (run.Labels or {}).items()},
         document=document,
     )
 
@@ -209,19 +215,21 @@ def _descriptors(raw: Sequence[_Descriptor], what: str) -> tuple[Descriptor, ...
 
 
 def _descriptor(raw: _Descriptor, what: str) -> Descriptor:
-    if raw.size < 0:
+    if raw.size is None or raw.size < 0:
         raise CorruptContentError(f"{what}: size is missing or negative")
     return Descriptor(
-        media_type=raw.media_type,
-        digest=_digest(raw.digest, what),
+        media_type=raw.media_type or "",
+        digest=_digest(raw.digest or "", what),
         size=raw.size,
         urls=tuple(raw.urls or ()),
         platform=_platform(raw.platform) if raw.platform else None,
     )
 
 
-def _platform(raw: _Platform | _Config) -> Platform:
-    return Platform.of(raw.os, raw.architecture, raw.variant, raw.os_version)
+def _platform(raw: _Platform) -> Platform:
+    return Platform.of(
+        raw.os or "", raw.architecture or "", raw.variant or "", raw.os_version or ""
+    )
 
 
 def _digest(text: str, what: str) -> Digest:
