@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 from pathlib import Path
 
@@ -195,3 +196,55 @@ async def test_an_authority_that_is_replaced_is_read_again(
                 await resolve(opened, registry)
             file.write_bytes(certificates.ca_file.read_bytes() + b"\n")
             assert (await resolve(opened, registry)).descriptor == image.manifest
+
+
+# --- through a proxy ------------------------------------------------------------------------
+
+
+class ConnectProxy:
+    """A proxy that connects every CONNECT to one server."""
+
+    def __init__(self, target: FaultRegistry) -> None:
+        self._target = target
+        self.asked: list[str] = []
+
+    async def __aenter__(self) -> ConnectProxy:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        self._server.close()
+        await self._server.wait_closed()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        self.asked.append(head)
+        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", self._target.port)
+        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        await asyncio.gather(_copy(reader, inner_writer), _copy(inner_reader, writer))
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65536):
+        writer.write(data)
+    writer.close()
+
+
+async def test_an_https_registry_behind_a_proxy(certificates: Certificates, tmp_path: Path) -> None:
+    leaf = certificates.authority.issue_cert("registry.invalid")
+    write_hosts(tmp_path, "registry.invalid", f'ca = "{certificates.ca_file}"')
+    async with (
+        FaultRegistry(tls=certificates.server(leaf)) as registry,
+        ConnectProxy(registry) as proxy,
+        client(
+            config_path=tmp_path,
+            environ={"HTTPS_PROXY": f"http://user:pass@127.0.0.1:{proxy.port}"},
+        ) as opened,
+    ):
+        image = registry.add_image(REPOSITORY, "latest")
+        assert (await resolve(opened, "registry.invalid")).descriptor == image.manifest
+    assert proxy.asked[0].startswith("CONNECT registry.invalid:443 HTTP/1.1\r\n")
+    assert "Proxy-Authorization: Basic dXNlcjpwYXNz" in proxy.asked[0]
+    assert "authorization" not in registry.seen[0].headers
+    assert "proxy-authorization" not in registry.seen[0].headers

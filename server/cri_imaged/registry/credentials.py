@@ -38,19 +38,27 @@ class Keyring:
         """The logins of one request. Raises `InvalidRequestError` where they are malformed."""
         return Logins(self, _given(credentials))
 
-    def identity(self, authority: str) -> str:
-        """Tells apart what `login` gives for `authority` at different times."""
-        configured = self._configured.get(authority)
+    def identity(self, host: Host) -> str:
+        """Tells apart what `login` gives for `host` at different times."""
+        configured = self._for(host)
         if configured is not None:
             return configured.fingerprint
         return f"docker config {self._docker.version}" if self._docker else "anonymous"
 
-    async def login(self, authority: str) -> Login:
-        """The node's own login for `authority`. Raises `ConfigError`."""
-        configured = self._configured.get(authority)
+    async def login(self, host: Host) -> Login:
+        """The node's own login for `host`. Raises `ConfigError`."""
+        configured = self._for(host)
         if configured is not None:
             return configured
-        return await self._docker.login(authority) if self._docker else ANONYMOUS
+        if self._docker is None:
+            return ANONYMOUS
+        return await self._docker.login(canonical_authority(host.authority, host.scheme))
+
+    def _for(self, host: Host) -> Login | None:
+        for name in _names(host):
+            if name in self._configured:
+                return self._configured[name]
+        return None
 
 
 class Logins:
@@ -63,14 +71,14 @@ class Logins:
     def identity(self, host: Host) -> str:
         """Tells apart whom tokens belong to; no secret. Asks no credential helper."""
         given = self._for(host)
-        return given.fingerprint if given else self._keyring.identity(_of(host))
+        return given.fingerprint if given else self._keyring.identity(host)
 
     async def login(self, host: Host) -> Login:
         """The login for `host`. Raises `ConfigError`."""
-        return self._for(host) or await self._keyring.login(_of(host))
+        return self._for(host) or await self._keyring.login(host)
 
     def _for(self, host: Host) -> Login | None:
-        if self._given is None or self._given.authority not in ("", _of(host)):
+        if self._given is None or self._given.authority not in ("", *_names(host)):
             return None
         return self._given.login
 
@@ -106,8 +114,9 @@ def _configured(name: str, auth: HostLogin) -> Login:
         raise ConfigError(f"image.registry.configs.{name}.auth: {error}") from None
 
 
-def _of(host: Host) -> str:
-    return canonical_authority(host.authority, host.scheme)
+def _names(host: Host) -> tuple[str, str]:
+    """What credentials may call `host`: the port of its scheme may be left out."""
+    return canonical_authority(host.authority, host.scheme), host.authority.lower()
 
 
 def _authority(address: str) -> str:

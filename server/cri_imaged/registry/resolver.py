@@ -107,22 +107,10 @@ class RegistryResolver:
             )
         found = Digest.of(document, digest.algorithm if digest else "sha256")
         if digest is not None and found != digest:
-            self._log_wrong(host, digest)
+            _log.warning("registry.wrong_bytes", digest=digest, hosts=[host.authority])
             raise HostFailure(Kind.CORRUPT, f"delivers a manifest with digest {found}")
-        announced = response.headers.get("Docker-Content-Digest")
-        if announced is not None and announced != found and digest is None:
-            _log.info(
-                "registry.digest_header_differs",
-                host=host.authority,
-                announced=announced[:160],
-                digest=found,
-            )
         media_type = document_type(response.headers.get("Content-Type", ""), document)
         return Descriptor(media_type, found, len(document)), document
-
-    @staticmethod
-    def _log_wrong(host: Host, digest: Digest) -> None:
-        _log.warning("registry.wrong_bytes", digest=digest, hosts=[host.authority])
 
 
 def document_type(content_type: str, document: bytes) -> str:

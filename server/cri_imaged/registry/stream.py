@@ -98,7 +98,7 @@ class ContentStream:
             self._offset += len(chunk)
             self._settle(len(chunk))
             yield chunk
-            if self._watch.too_slow():
+            if self._offset < self._end and self._watch.too_slow():
                 self._fail(
                     HostFailure(Kind.UNREACHABLE, "the body is slower than the minimum rate")
                 )

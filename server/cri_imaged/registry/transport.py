@@ -7,6 +7,7 @@ Every failure is a `HostFailure`.
 from __future__ import annotations
 
 import asyncio
+import http.client
 import math
 import os
 import ssl
@@ -71,15 +72,19 @@ class Response:
 
     @property
     def status_line(self) -> str:
-        """Status and reason, and who gave it where that was a redirect's target."""
-        line = f"{self.status} {(self._response.reason or '')[:80]}".rstrip()
+        """Status with its usual phrase (that of the host could say anything), and who gave it
+        where that was a redirect's target."""
+        phrase = http.client.responses.get(self.status, "")
+        line = f"{self.status} {phrase}".rstrip()
         return f"{line} from {self.redirected_to}" if self.redirected_to else line
 
     def limit_silence(self, seconds: float) -> None:
         """From now on, `read` fails after `seconds` in which the peer sends nothing."""
         connection = self._response.connection
-        if connection is not None and connection.protocol is not None:
-            connection.protocol.read_timeout = seconds
+        if connection is None or connection.protocol is None or connection.transport is None:
+            return
+        connection.protocol.read_timeout = seconds
+        if connection.transport.is_reading():
             connection.protocol.start_timeout()
 
     async def read(self) -> bytes:
@@ -204,7 +209,7 @@ class Transport:
             method=request.method,
             host=_authority(url),
             # Paths of other hosts may be signed.
-            path=url.path if own else None,
+            path=url.raw_path if own else None,
             status=response.status,
             seconds=round(time.monotonic() - started, 3),
         )
