@@ -116,3 +116,38 @@ async def test_fs_gc_and_views(peer: Peer) -> None:
     peer.answers["ListViews"] = node_pb2.ListViewsResponse(views=[view])
     assert (await peer.run("views")).out.splitlines()[1].split()[:3] == ["mount:/x", "native", "rw"]
     assert json.loads((await peer.run("views", "-o", "json")).out)["views"][0]["writable"] is True
+
+
+async def test_check(peer: Peer) -> None:
+    lost = node_pb2.CheckProblem(
+        kind="missing-blob", subject="sha256:aa", description="its file is gone", images=["a:1"]
+    )
+    mended = node_pb2.CheckProblem(
+        kind="damaged-snapshot", subject="sha256:bb", description="x\x1b", repaired=True
+    )
+    progress = node_pb2.CheckProgress(subject="sha256:aa", bytes_checked=1, bytes_total=2)
+    summary = node_pb2.CheckSummary(
+        blobs=1, snapshots=2, images=1, bytes=1024, problems=2, repaired=1
+    )
+    peer.answers["CheckStore"] = [
+        node_pb2.CheckStoreResponse(progress=progress),
+        node_pb2.CheckStoreResponse(problem=lost),
+        node_pb2.CheckStoreResponse(problem=mended),
+        node_pb2.CheckStoreResponse(summary=summary),
+    ]
+    ran = await peer.run("check")
+    assert ran.code == 1
+    assert ran.out.splitlines() == [
+        "missing-blob: sha256:aa: its file is gone (a:1)",
+        "damaged-snapshot: sha256:bb: x\\x1b: repaired",
+        "checked 1 image, 1 blob, 2 snapshots, 1.0 KiB: 2 problems, 1 repaired",
+    ]
+    assert "1 problem left" in ran.err
+    assert "--repair" in ran.err
+
+    summary.repaired = 2
+    peer.answers["CheckStore"] = [node_pb2.CheckStoreResponse(summary=summary)]
+    ran = await peer.run("check", "--repair", "-o", "json")
+    assert ran.code == 0
+    assert json.loads(ran.out)["summary"]["bytes"] == 1024
+    assert peer.requests[-1].repair

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from cri_imaged import __version__
-from cri_imaged.cli.commands import config, gc, images, mount, pull, serve
+from cri_imaged.cli.commands import check, config, gc, images, mount, pull, serve
 from cri_imaged.cli.failure import ExitCode, Failure
 from cri_imaged.cli.output import note, show
 from cri_imaged.errors import ConfigError
@@ -32,6 +32,7 @@ for command in (
     mount.views,
     pull.pulls,
     gc.gc,
+    check.check,
 ):
     app.command()(command)
 

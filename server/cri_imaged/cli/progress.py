@@ -1,9 +1,9 @@
-"""Shows the progress of pulls: bars on a terminal, a line for each step elsewhere."""
+"""Shows progress: bars on a terminal, elsewhere a line for each step of a pull."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
@@ -30,8 +30,31 @@ class Display(Protocol):
 @contextmanager
 def display() -> Iterator[Display]:
     """Bars where standard error is a terminal, else lines."""
+    with _bars() as progress:
+        yield Bars(progress) if progress else Lines()
+
+
+@contextmanager
+def bar() -> Iterator[Callable[[str, int, int], None]]:
+    """One bar where standard error is a terminal, else nothing; moved by a call with what is
+    looked at, bytes done, bytes in all."""
+    with _bars() as progress:
+        if progress is None:
+            yield lambda label, done, total: None
+            return
+        task = progress.add_task("", total=None)
+
+        def move(label: str, done: int, total: int) -> None:
+            progress.update(task, description=escaped(label), completed=done, total=total or None)
+
+        yield move
+
+
+@contextmanager
+def _bars() -> Iterator[Progress | None]:
+    """Space for bars on standard error, None where that is no terminal."""
     if not sys.stderr.isatty():
-        yield Lines()
+        yield None
         return
     # Slow to import, and only for people at a terminal.
     from rich.console import Console
@@ -43,16 +66,15 @@ def display() -> Iterator[Display]:
         TransferSpeedColumn,
     )
 
-    progress = Progress(
+    with Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(binary_units=True),
         TransferSpeedColumn(),
         console=Console(stderr=True),
         transient=True,
-    )
-    with progress:
-        yield Bars(progress)
+    ) as progress:
+        yield progress
 
 
 class Lines:
