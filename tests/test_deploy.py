@@ -13,10 +13,8 @@ import pytest
 
 from cri_imaged.config.load import load_config
 from cri_imaged.registry.hosts_toml import parse_hosts
+from tests.support.deploy import CHECKOUT, DEPLOY, UNIT, unit_capabilities
 from tests.support.require import require_real
-
-CHECKOUT = Path(__file__).parents[1]
-DEPLOY = CHECKOUT / "deploy"
 
 
 def test_the_hosts_example_puts_the_mirror_first() -> None:
@@ -43,9 +41,8 @@ def test_the_daemonsets_configuration_is_valid(tmp_path: Path) -> None:
 
 def test_the_unit_is_accepted_by_systemd() -> None:
     require_real(shutil.which("systemd-analyze") is not None, "systemd-analyze is not installed")
-    unit = DEPLOY / "systemd" / "cri-imaged.service"
     run = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", str(unit)],
+        ["systemd-analyze", "verify", "--man=no", str(UNIT)],
         capture_output=True,
         text=True,
         check=False,
@@ -53,9 +50,16 @@ def test_the_unit_is_accepted_by_systemd() -> None:
     complaints = [
         line
         for line in run.stderr.splitlines()
-        if unit.name in line and "is not executable" not in line
+        if UNIT.name in line and "is not executable" not in line
     ]
     assert complaints == []
+
+
+def test_unit_and_daemonset_leave_the_same_capabilities() -> None:
+    manifest = (DEPLOY / "kubernetes" / "daemonset.yaml").read_text()
+    added = re.search(r" add:\n((?: +- [A-Z_]+\n)+)", manifest)
+    assert added is not None
+    assert {f"CAP_{name.strip(' -')}" for name in added[1].splitlines()} == unit_capabilities()
 
 
 def test_promtool_accepts_the_scrape_configuration() -> None:

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,13 +42,15 @@ class Daemon:
     """False: run as the user nobody."""
     image_options: str = ""
     """More TOML for `[image]`: keys first, then tables such as `[image.registry]`."""
+    wrapper: Sequence[str] = ()
+    """A command that runs the daemon's, such as setpriv."""
     metrics_port: int = field(default_factory=free_port)
     process: Process = field(init=False)
 
     def __post_init__(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         self.config.write_text(self._toml())
-        command = [str(PROGRAM), "serve", "--config", str(self.config)]
+        command = [*self.wrapper, str(PROGRAM), "serve", "--config", str(self.config)]
         env = {}
         if not self.privileged:
             for path in (self.directory, self.config):

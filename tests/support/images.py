@@ -57,6 +57,8 @@ class Node:
     gid: int = 0
     mtime: float = TIME
     xattrs: Mapping[str, bytes] = field(default_factory=dict)
+    device: tuple[int, int] = (0, 0)
+    """Major and minor number."""
 
 
 Tree = Mapping[str, Node]
@@ -100,6 +102,7 @@ def archive(tree: Tree) -> bytes:
             info = tarfile.TarInfo(name)
             info.type, info.size, info.linkname = node.type, len(node.data), node.target
             info.mode, info.uid, info.gid, info.mtime = node.mode, node.uid, node.gid, node.mtime
+            info.devmajor, info.devminor = node.device
             info.pax_headers = {
                 f"SCHILY.xattr.{key}": value.decode("utf-8", "surrogateescape")
                 for key, value in node.xattrs.items()
