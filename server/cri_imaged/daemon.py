@@ -35,12 +35,12 @@ from cri_imaged.images.pull import Handler, Puller
 from cri_imaged.images.rebuild import Rebuilder
 from cri_imaged.images.recover import recover
 from cri_imaged.images.remove import Remover
+from cri_imaged.images.salvage import Salvager, open_database
 from cri_imaged.images.space import Space
 from cri_imaged.images.store import ImageStore
 from cri_imaged.images.usage import UsageMeter
 from cri_imaged.images.views import Views
 from cri_imaged.layers.pool import WorkerPool
-from cri_imaged.metadata.database import Database
 from cri_imaged.mounting import overlay_obstacle
 from cri_imaged.obs.http import MetricsServer
 from cri_imaged.obs.metrics import Metrics
@@ -83,7 +83,7 @@ async def _running(config: Config) -> AsyncIterator[CriServer]:
     async with AsyncExitStack() as stack:
         _make_directory(root)
         stack.enter_context(_locked(root))
-        database = await Database.open(root / "metadata.db")
+        database, salvage = await open_database(root / "metadata.db")
         stack.push_async_callback(database.close)
         trash = Trash(root / "trash")
         stack.callback(trash.close)
@@ -103,7 +103,7 @@ async def _running(config: Config) -> AsyncIterator[CriServer]:
             discard=discarder.discard if options.discard_unpacked_layers else None,
         )
         stack.callback(durability.close)
-        await recover(database, content, snapshotters.values(), epoch(root))
+        await recover(database, content, snapshotters.values(), epoch(root), salvage=salvage)
 
         store = ImageStore(database, {str(ref) for ref in options.pinned_images.values()})
         await store.load()
@@ -119,6 +119,8 @@ async def _running(config: Config) -> AsyncIterator[CriServer]:
         )
         running = RunningPulls()
         airport = Airport(content, pool, database, limits, metrics.fetched)
+        if salvage:
+            await Salvager(database, content, airport, snapshotters[default], store, limits).run()
         rebuilder = Rebuilder(database, airport, snapshotters, store, limits)
         puller = Puller(
             resolver=client,

@@ -227,6 +227,11 @@ class ContentStore(Protocol):
         """Mark as lost the blobs whose file somebody else removed or cut."""
         ...
 
+    async def adopt(self, lease: Lease) -> Sequence[Digest]:
+        """Make known, under `lease`, the files without a row whose bytes are what their names say;
+        throw the others away."""
+        ...
+
     async def orphans(self) -> Sequence[Path]:
         """Files that no row of a present blob stands for."""
         ...

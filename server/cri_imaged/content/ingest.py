@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import errno
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from cri_imaged.content.growth import FileSource, Growth
@@ -33,7 +34,8 @@ class FileIngest:
         self._publish = publish
         self._committed = False
         self._hasher = descriptor.digest.hasher()
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with self._told_as_no_space():
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._offset = 0
         self._growth = Growth(0)
 
@@ -71,25 +73,23 @@ class FileIngest:
 
     def _write_all(self, view: memoryview) -> None:
         try:
-            while view:
-                written = os.pwrite(self._fd, view, self._offset)
-                self._offset += written
-                view = view[written:]
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                # What the disk took of this chunk was not hashed: begin anew next time.
-                self.restart()
-                raise NoSpaceError(
-                    f"no space left for blob {self._descriptor.digest} "
-                    f"({self._descriptor.size} bytes) in {self._path.parent}: {error.strerror}"
-                ) from None
+            with self._told_as_no_space():
+                while view:
+                    written = os.pwrite(self._fd, view, self._offset)
+                    self._offset += written
+                    view = view[written:]
+        except NoSpaceError:
+            # What the disk took of this chunk was not hashed: begin anew next time.
+            self.restart()
             raise
 
     def restart(self) -> None:
         """See `Ingest.restart`."""
-        os.close(self._fd)
         self._path.unlink(missing_ok=True)
-        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with self._told_as_no_space():
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        os.close(self._fd)
+        self._fd = fd
         self._hasher = self._descriptor.digest.hasher()
         self._offset = 0
         self._growth.restarted()
@@ -117,6 +117,10 @@ class FileIngest:
         self._growth.ended(Complete(wanted.size))
         return info
 
+    def _told_as_no_space(self) -> AbstractContextManager[None]:
+        what = f"blob {self._descriptor.digest} ({self._descriptor.size} bytes)"
+        return told_as_no_space(what, self._path.parent)
+
     def close(self) -> None:
         """Stop writing. Partial bytes stay for a later writer; an empty ingest goes."""
         self._growth.ended(Failed(f"blob {self._descriptor.digest}: the fetch was given up"))
@@ -124,3 +128,14 @@ class FileIngest:
         if not self._committed and self._offset == 0:
             with contextlib.suppress(FileNotFoundError):
                 self._path.unlink()
+
+
+@contextlib.contextmanager
+def told_as_no_space(what: str, directory: Path) -> Iterator[None]:
+    """Raise `NoSpaceError` where the disk or a quota is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise NoSpaceError(f"no space left for {what} in {directory}: {error.strerror}") from None

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from cri_imaged.content.growth import FileSource, Growth
-from cri_imaged.content.ingest import FileIngest
+from cri_imaged.content.ingest import FileIngest, told_as_no_space
 from cri_imaged.errors import CorruptContentError, LimitExceededError, NotFoundError
 from cri_imaged.metadata import blobs
 from cri_imaged.metadata.database import Database
@@ -128,10 +128,16 @@ class FileContentStore:
 
     async def put(self, digest: Digest, data: bytes, lease: Lease) -> None:
         """See `ContentStore.put`."""
-        with tempfile.NamedTemporaryFile(dir=self._ingests, prefix="put-", delete=False) as file:
-            file.write(data)
-            os.fchmod(file.fileno(), 0o644)
-        await self._publish(Path(file.name), BlobInfo(digest, len(data)), lease)
+        fd, name = tempfile.mkstemp(dir=self._ingests, prefix="put-")
+        path = Path(name)
+        try:
+            with open(fd, "wb") as file, told_as_no_space(f"blob {digest}", self._ingests):
+                file.write(data)
+                file.flush()
+                os.fchmod(fd, 0o644)
+            await self._publish(path, BlobInfo(digest, len(data)), lease)
+        finally:
+            path.unlink(missing_ok=True)
 
     async def reclaim(self, digests: Sequence[Digest]) -> None:
         """See `ContentStore.reclaim`."""
@@ -151,6 +157,21 @@ class FileContentStore:
         for stray in self._ingests.glob("put-*"):
             stray.unlink()
         await self.notice_lost()
+
+    async def adopt(self, lease: Lease) -> Sequence[Digest]:
+        """See `ContentStore.adopt`."""
+        adopted = []
+        for path in await self.orphans():
+            digest = Digest(f"{path.parent.name}:{path.name}")
+            if await self.verify(digest):
+                size = path.stat().st_size
+                await self._database.write(
+                    lambda db, digest=digest, size=size: blobs.insert(db, digest, size, lease)  # type: ignore[misc]
+                )
+                adopted.append(digest)
+            else:
+                self._trash.put(path)
+        return adopted
 
     async def notice_lost(self) -> None:
         """See `ContentStore.notice_lost`."""
@@ -202,10 +223,13 @@ class FileContentStore:
         return self._ingests / f"{digest.algorithm}-{digest.hex}"
 
     async def _publish(self, path: Path, info: BlobInfo, lease: Lease) -> None:
-        # The rename happens in the transaction, so that `reclaim` sees both or neither.
+        # The rename happens in the transaction, so that `reclaim` sees both or neither. A caller
+        # that was cancelled here may have published the file already.
         def publish(db: sqlite3.Connection) -> None:
-            path.rename(self.path(info.digest))
+            published = not path.exists() and blobs.find(db, info.digest) == info
             blobs.insert(db, info.digest, info.size, lease)
+            if not published:
+                path.rename(self.path(info.digest))
 
         await self._database.write(publish)
 

@@ -219,7 +219,7 @@ class Checker:
             )
         finally:
             await self._database.write(lambda db: leases.end(db, lease, keep_for_resume=False))
-            self._collector.trigger()
+            await self._collector.collect()
 
     async def _unpack_again(self, snapshotter: Snapshotter, step: Step, lease: Lease) -> Path:
         """Unpack a layer as it was, under a chain ID that means nothing."""
@@ -254,9 +254,10 @@ class Checker:
         return steps
 
     async def _orphans(self) -> list[Path]:
-        found = list(await self._content.orphans())
-        for snapshotter in self._snapshotters.values():
-            found.extend(await snapshotter.orphans())
+        async with self._collector.quiet:
+            found = list(await self._content.orphans())
+            for snapshotter in self._snapshotters.values():
+                found.extend(await snapshotter.orphans())
         return found
 
     async def _repair(self, problems: list[Problem]) -> list[Problem]:

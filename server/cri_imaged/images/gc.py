@@ -46,6 +46,8 @@ class GarbageCollector:
         self._limits = limits
         self._drain = drain
         self._wanted = asyncio.Event()
+        self.quiet = asyncio.Lock()
+        """Held while a collection runs: whoever holds it sees rows and files in agreement."""
 
     def trigger(self) -> None:
         """Collect soon, in the background."""
@@ -76,6 +78,12 @@ class GarbageCollector:
     ) -> Collected:
         """Remove what nothing needs, after `first` in the same transaction; with `resumable` also
         what unfinished pulls left behind."""
+        async with self.quiet:
+            return await self._collect(resumable, first)
+
+    async def _collect(
+        self, resumable: bool, first: Callable[[sqlite3.Connection], None]
+    ) -> Collected:
         max_seconds = 0.0 if resumable else self._limits.resumable_seconds
         max_bytes = 0 if resumable else self._limits.resumable_bytes
 

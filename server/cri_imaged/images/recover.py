@@ -19,14 +19,18 @@ async def recover(
     content: ContentStore,
     snapshotters: Iterable[Snapshotter],
     epoch: str,
+    *,
+    salvage: bool,
 ) -> None:
     """Bring rows and files into agreement: clear what a crash left, distrust what a power cut may
-    have torn, and take note of what somebody else removed."""
+    have torn, and take note of what somebody else removed. With `salvage` blobs without a row are
+    left for the salvager."""
     await database.write(leases.inherit)
     before = await database.read(durability.epoch)
     if before is not None and before != epoch:
         await _distrust(database, content)
-    await content.reap()
+    if not salvage:
+        await content.reap()
     for snapshotter in snapshotters:
         await snapshotter.reap()
     await database.write(lambda db: durability.set_epoch(db, epoch), durable=True)

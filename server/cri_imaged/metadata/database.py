@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from cri_imaged.errors import NoSpaceError
 from cri_imaged.metadata import schema
 
 T = TypeVar("T")
@@ -59,6 +60,9 @@ class Database:
         """Run `function` in a write transaction: all of it happens, or nothing of it.
 
         A caller that is cancelled here cannot know which; the transaction still ends by itself.
+
+        Raises:
+            NoSpaceError: the disk is full; nothing of it happened.
         """
 
         def work() -> T:
@@ -83,6 +87,9 @@ def _connect(path: Path) -> sqlite3.Connection:
             connection.execute(setting)
         connection.row_factory = sqlite3.Row
         schema.migrate(connection)
+        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            raise sqlite3.DatabaseError(verdict)
     except BaseException:
         connection.close()
         raise
@@ -95,8 +102,12 @@ def _transact(
     connection.execute(begin)
     try:
         result = function(connection)
-    except BaseException:
-        connection.execute("ROLLBACK")
+        connection.execute("COMMIT")
+    except BaseException as error:
+        if connection.in_transaction:  # a full disk ends it
+            connection.execute("ROLLBACK")
+        code = getattr(error, "sqlite_errorcode", None)
+        if code == sqlite3.SQLITE_FULL:
+            raise NoSpaceError("no space left for the metadata database; make room") from error
         raise
-    connection.execute("COMMIT")
     return result

@@ -75,6 +75,9 @@ def configure(level: Level, form: Format, stream: TextIO | None = None) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(_LEVELS[level])
+    for library in ("asyncio", "grpc"):
+        # Their debug lines speak of event loops, several for each call.
+        logging.getLogger(library).setLevel(max(_LEVELS[level], logging.INFO))
 
 
 def censor(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
