@@ -12,6 +12,7 @@ import traceback
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -244,7 +245,7 @@ async def test_the_configuration(emitted: Emitted, tmp_path: Path) -> None:
     }
     for registry, text in hosts.items():
         write_hosts(tmp_path, registry, text)
-    options = {
+    options: dict[str, Any] = {
         "headers": {"X-Api-Key": ["marked-header"]},
         "configs": msgspec.convert({"e.invalid": configured}, dict[str, HostOptions]),
     }
@@ -257,7 +258,8 @@ async def test_the_configuration(emitted: Emitted, tmp_path: Path) -> None:
         for config in (docker, broken):
             async with client(docker_config=str(config), **options) as opened, noted(emitted):
                 await resolve(opened, plain)
-    emitted.texts.append(repr(RegistryOptions(**options)))  # type: ignore[arg-type]
+    emitted.texts.append(repr(options["configs"]["e.invalid"].auth))
+    emitted.texts.append(repr(RegistryOptions(**options)))
 
 
 async def test_proxies(emitted: Emitted, tmp_path: Path) -> None:

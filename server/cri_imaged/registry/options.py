@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated, TypeAlias
+
 import msgspec
+
+_Seconds: TypeAlias = Annotated[float, msgspec.Meta(gt=0)]
+_Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class HostLogin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -22,6 +27,9 @@ class HostLogin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """An OAuth2 refresh token."""
     registrytoken: str = ""
     """A bearer token, sent as it is."""
+
+    def __repr__(self) -> str:
+        return "HostLogin(…)"
 
 
 class HostOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -48,15 +56,15 @@ class RegistryOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Credentials by host (and port, where it is not the default)."""
     docker_config: str = ""
     """Path of a Docker `config.json` with `auths`, `credHelpers`, `credsStore`; empty: none."""
-    response_header_timeout: float = 30.0
+    response_header_timeout: _Seconds = 30.0
     """Seconds from a connection's request to the response's headers."""
-    stall_timeout: float = 30.0
+    stall_timeout: _Seconds = 30.0
     """Seconds without a byte after which a body is resumed with another request."""
-    min_rate_bytes_per_second: int = 1024
+    min_rate_bytes_per_second: _Count = 1024
     """A body that is slower than this for `stall_timeout` is resumed elsewhere; 0: never."""
-    concurrent_layer_fetch_buffer: int = 0
+    concurrent_layer_fetch_buffer: _Count = 0
     """Bytes of the chunks that a large blob is fetched in, several at a time; 0: one request."""
-    concurrent_layer_fetch_requests: int = 3
+    concurrent_layer_fetch_requests: Annotated[int, msgspec.Meta(ge=1)] = 3
     """Requests at the same time for one blob, where it is fetched in chunks."""
 
     def __repr__(self) -> str:
