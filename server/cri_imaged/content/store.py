@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 from cri_imaged.content.growth import FileSource, Growth
 from cri_imaged.content.ingest import FileIngest, told_as_no_space
@@ -24,17 +24,9 @@ from cri_imaged.metadata import blobs
 from cri_imaged.metadata.database import Database
 from cri_imaged.oci.descriptor import Descriptor
 from cri_imaged.oci.digest import Digest
-from cri_imaged.ports import BlobInfo, Complete, Lease
+from cri_imaged.ports import BlobInfo, Complete, Lease, Trash
 
 _READ_BYTES = 1 << 20
-
-
-class Trash(Protocol):
-    """Takes what is to be removed in the background."""
-
-    def put(self, path: Path) -> None:
-        """Move `path` out of sight. What is not there is ignored."""
-        ...
 
 
 class FileContentStore:

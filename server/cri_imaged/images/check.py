@@ -26,8 +26,7 @@ from cri_imaged.metadata import blobs, images, leases
 from cri_imaged.metadata.database import Database
 from cri_imaged.metadata.images import DamagedImage
 from cri_imaged.oci.digest import Digest
-from cri_imaged.ports import AlreadyPresent, Applier, ContentStore, Lease, Snapshotter
-from cri_imaged.trash import Trash
+from cri_imaged.ports import AlreadyPresent, Applier, ContentStore, Lease, Snapshotter, Trash
 
 log = structlog.get_logger()
 

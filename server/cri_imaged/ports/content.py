@@ -1,0 +1,158 @@
+"""What `content` gives to the others: blobs, and layers as they arrive."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal, Protocol, TypeAlias
+
+from cri_imaged.oci.descriptor import Descriptor
+from cri_imaged.oci.digest import Digest
+from cri_imaged.ports.values import Lease
+
+
+@dataclass(frozen=True, slots=True)
+class Available:
+    """The source's file holds this many bytes from its start; more may come."""
+
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """All bytes are there and verified against the descriptor."""
+
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """The bytes so far were wrong. What was made of them is void; open the source anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """No more bytes will come."""
+
+    reason: str
+
+
+Watermark: TypeAlias = Available | Complete | Restart | Failed
+
+
+class LayerSource(Protocol):
+    """A layer's compressed bytes, while they arrive or when they are there."""
+
+    def open(self) -> int:
+        """A new read-only file descriptor of the file that holds the bytes; the caller closes it.
+        After a `Restart` it is another file."""
+        ...
+
+    def watermarks(self) -> AsyncIterator[Watermark]:
+        """The present state at once, then each change (a slow reader sees the newest only, but
+        never misses a `Restart`); ends after `Complete` or `Failed`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class BlobInfo:
+    """A blob that was verified once."""
+
+    digest: Digest
+    size: int
+    state: Literal["present", "discarded", "lost"] = "present"
+    """Discarded: dropped on purpose, its snapshot is there. Lost: its file is gone or damaged."""
+
+
+class Ingest(Protocol):
+    """A blob on its way in. One writer at a time for each digest."""
+
+    @property
+    def offset(self) -> int:
+        """Bytes held so far: where a fetch should begin."""
+        ...
+
+    def write(self, chunk: bytes) -> None:
+        """Append. Raises `CorruptContentError` as soon as the descriptor's size is passed and
+        `NoSpaceError` where the disk is full."""
+        ...
+
+    def restart(self) -> None:
+        """Throw the bytes away and begin at offset 0 in a new file."""
+        ...
+
+    def source(self) -> LayerSource:
+        """The bytes as a growing layer source. May be asked for any number of times."""
+        ...
+
+    async def commit(self) -> BlobInfo:
+        """Verify size and digest and make it a blob. Raises `CorruptContentError` where they
+        differ; the ingest may then `restart`."""
+        ...
+
+
+class ContentStore(Protocol):
+    """Blobs by digest. What is in it was verified."""
+
+    async def info(self, digest: Digest) -> BlobInfo | None:
+        """The blob, or None where it was never committed."""
+        ...
+
+    async def hold(self, digest: Digest, lease: Lease) -> BlobInfo | None:
+        """Let `lease` hold the blob, whatever its state. None where it was never committed."""
+        ...
+
+    async def put(self, digest: Digest, data: bytes, lease: Lease) -> None:
+        """Store a small document that is at hand. The caller has verified it."""
+        ...
+
+    def open(self, digest: Digest) -> BinaryIO:
+        """Open a present blob for reading. Raises `NotFoundError`."""
+        ...
+
+    def source(self, digest: Digest) -> LayerSource:
+        """A present blob as a complete layer source. Raises `NotFoundError` when opened."""
+        ...
+
+    async def read(self, digest: Digest, limit: int) -> bytes:
+        """A small blob whole, verified. Raises `NotFoundError`, `CorruptContentError`,
+        `LimitExceededError`."""
+        ...
+
+    def writer(self, descriptor: Descriptor, lease: Lease) -> AbstractAsyncContextManager[Ingest]:
+        """Open the ingest of `descriptor`, resuming what is there. Leaving without a commit keeps
+        the partial bytes for the next writer, until `drop_ingests`."""
+        ...
+
+    async def reclaim(self, digests: Sequence[Digest]) -> None:
+        """Throw away the files of blobs whose rows are gone or not `present` any more. A blob that
+        came back since then stays."""
+        ...
+
+    def drop_ingests(self, *, max_seconds: float, max_bytes: int) -> tuple[int, int]:
+        """Remove partial blobs that nobody writes: those older than `max_seconds`, then the
+        oldest until they take at most `max_bytes`. Returns how many and their bytes."""
+        ...
+
+    async def reap(self) -> None:
+        """After a start: throw away files without a row, mark blobs without their file as lost."""
+        ...
+
+    async def notice_lost(self) -> None:
+        """Mark as lost the blobs whose file somebody else removed or cut."""
+        ...
+
+    async def adopt(self, lease: Lease) -> Sequence[Digest]:
+        """Make known, under `lease`, the files without a row whose bytes are what their names say;
+        throw the others away."""
+        ...
+
+    async def orphans(self) -> Sequence[Path]:
+        """Files that no row of a present blob stands for."""
+        ...
+
+    async def verify(self, digest: Digest) -> bool:
+        """Whether the blob's file has the bytes that its digest names."""
+        ...
