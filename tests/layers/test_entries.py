@@ -1,0 +1,285 @@
+"""What is on disk after harmless layers: attributes, replacement, counts; in both settings."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.layers.applying import SETTINGS, Outcome, apply_one
+from tests.layers.direct import apply_into
+from tests.layers.listing import kinds, listing
+from tests.support import tarballs as t
+from tests.support.require import require_real
+
+SECOND = 1_000_000_000
+FILE_CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")  # net_bind_service+ep
+
+LAYER = t.archive(
+    t.directory(".", mode=0o750, uid=3, gid=4, mtime=99),
+    t.directory("d", mode=0o3775, uid=1000, gid=2000, mtime=1),
+    t.file("d/suid", b"#!", mode=0o6755, uid=1000, gid=2000, mtime=-86400),
+    t.file("d/far", mtime=1 << 34),
+    t.file("d/fine", pax={"mtime": "1600000000.123456789"}),
+    t.file("d/none", b"secret", mode=0),
+    t.symlink("d/link", "/else/where", uid=5, gid=6, mtime=7),
+    t.fifo("d/fifo", mode=0o622, uid=5, mtime=8),
+    t.hardlink("d/again", "d/suid"),
+    t.device("null", 1, 3),
+    t.device("disk", 8, 1, block=True),
+    t.directory("closed", mode=0, mtime=2),
+    t.file("closed/x", b"x"),
+    t.directory("read-only", mode=0o555, mtime=3),
+    t.file("read-only/x", b"x", mode=0o444),
+    t.file("implicit/x", b"x"),
+)
+
+
+@pytest.fixture(scope="module", params=SETTINGS)
+def applied(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
+    setting = str(request.param)
+    outcome, root = apply_one(setting, LAYER, tmp_path_factory.mktemp("attributes"))
+    yield setting, outcome.accept(), root
+    subprocess.run(["rm", "-rf", root], check=os.geteuid() == 0)
+
+
+def test_modes_and_times(applied: tuple[str, Outcome, Path]) -> None:
+    _, outcome, root = applied
+    if os.geteuid() != 0:
+        (root / "closed").chmod(0o700)
+    found = listing(root)
+    modes = {path: node.mode for path, node in found.items() if node.kind != "symlink"}
+    assert modes.items() >= {
+        ("", 0o750),
+        ("d", 0o3775),
+        ("d/suid", 0o6755),
+        ("d/none", 0),
+        ("d/fifo", 0o622),
+        ("read-only", 0o555),
+        ("read-only/x", 0o444),
+        ("implicit", 0o755),
+    }
+    times = {path: node.mtime_ns for path, node in found.items()}
+    assert times.items() >= {
+        ("", 99 * SECOND),
+        ("d", SECOND),
+        ("d/suid", -86400 * SECOND),
+        ("d/fine", 1600000000123456789),
+        ("d/link", 7 * SECOND),
+        ("d/fifo", 8 * SECOND),
+        ("closed", 2 * SECOND),
+        ("read-only", 3 * SECOND),
+    }
+    assert (times["d/far"] == (1 << 34) * SECOND) == (outcome.skipped[3] == 0)
+    assert found["d/link"].content == b"/else/where"
+    assert found["d/again"].inode == found["d/suid"].inode
+    assert found["d/suid"].links == 2
+    assert found["closed/x"].content == b"x"
+    if os.geteuid() == 0:
+        assert found["closed"].mode == 0
+
+
+def test_owners_and_devices(applied: tuple[str, Outcome, Path]) -> None:
+    setting, outcome, root = applied
+    found = listing(root)
+    if setting == "root":
+        assert (found[""].uid, found[""].gid) == (3, 4)
+        assert (found["d"].uid, found["d"].gid) == (1000, 2000)
+        assert (found["d/suid"].uid, found["d/suid"].gid) == (1000, 2000)
+        assert (found["d/link"].uid, found["d/link"].gid) == (5, 6)
+        assert found["null"].kind == "character device"
+        assert found["null"].device == (1, 3)
+        assert found["disk"].kind == "block device"
+        assert found["disk"].device == (8, 1)
+        assert outcome.skipped[:3] == (0, 0, 0)
+    else:
+        assert len({(node.uid, node.gid) for node in found.values()}) == 1
+        assert "null" not in found
+        owned_entries = 13  # all but two devices and the second name of a file
+        assert outcome.skipped[:2] == (owned_entries, 2)
+
+
+def test_usage(applied: tuple[str, Outcome, Path]) -> None:
+    _, outcome, root = applied
+    found = listing(root)
+    assert outcome.usage[1] == len({node.inode for node in found.values()})
+    blocks = sum(4096 for node in found.values() if node.kind == "directory")
+    blocks += sum(
+        -(-len(node.content) // 4096) * 4096
+        for node in {node.inode: node for node in found.values()}.values()
+        if node.kind == "file"
+    )
+    assert outcome.usage[0] == blocks
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_xattrs(setting: str, tmp_path: Path) -> None:
+    attributes = {
+        "SCHILY.xattr.user.text": "value",
+        "SCHILY.xattr.user.binary": b"\0\n=\xff",
+        "SCHILY.xattr.security.capability": FILE_CAPABILITY,
+        "SCHILY.xattr.trusted.overlay.opaque": "y",
+        "SCHILY.xattr.user.overlay.whiteout": "y",
+        "SCHILY.xattr.user.too-large": "x" * 70_000,
+    }
+    layer = t.archive(
+        t.directory("d", pax=attributes, mode=0o555),
+        t.file("d/x", b"x", pax=attributes, mode=0o4555),
+        t.symlink("d/s", "x", pax={"SCHILY.xattr.user.a": "b"}),
+    )
+    outcome, root = apply_one(setting, layer, tmp_path)
+    outcome.accept()
+    user = {"user.text": b"value", "user.binary": b"\0\n=\xff"}
+    found = listing(root)
+    if not os.listxattr(root / "d/x"):
+        pytest.skip("the temporary directory's file system has no extended attributes")
+    capability = {"security.capability": FILE_CAPABILITY} if setting == "root" else {}
+    assert dict(found["d/x"].xattrs) == user | capability
+    assert dict(found["d"].xattrs) | capability == user | capability
+    assert found["d/x"].mode == 0o4555
+    assert found["d"].mode == 0o555
+    never = 3 + 3 + 1  # two names of overlayfs and the large one on each, and the symlink's
+    assert outcome.skipped[2] in range(never, never + 3)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_the_last_of_a_name_wins(setting: str, tmp_path: Path) -> None:
+    layer = t.archive(
+        *(t.file("f", b"first"), t.file("f", b"last", mode=0o600)),
+        *(t.file("f-d", b"x"), t.directory("f-d"), t.file("f-d/x", b"x")),
+        *(t.directory("d-f", mode=0), t.file("d-f/e/x"), t.file("d-f", b"x")),
+        *(t.directory("d-s"), t.symlink("d-s", "f-d"), t.file("d-s/y", b"y")),
+        *(t.symlink("s-d", "f-d"), t.directory("s-d"), t.file("s-d/z", b"z")),
+        *(t.symlink("s-f", "f"), t.file("s-f", b"s-f")),
+        *(t.file("h-f", b"1"), t.hardlink("h", "h-f"), t.file("h-f", b"2")),
+        *(t.directory("m", mode=0o700), t.file("m/x", b"x"), t.directory("m", mode=0o711)),
+        *(t.file("p", b"x"), t.fifo("p")),
+        *(t.file("file", b"x"), t.file("file/x", b"parent made")),
+    )
+    outcome, root = apply_one(setting, layer, tmp_path)
+    assert outcome.accept().implicit == (b"", b"file")
+    found = listing(root)
+    content = {path: node.content for path, node in found.items() if node.kind != "directory"}
+    assert content == {
+        "f": b"last",
+        "f-d/x": b"x",
+        "f-d/y": b"y",
+        "d-f": b"x",
+        "d-s": b"f-d",
+        "s-d/z": b"z",
+        "s-f": b"s-f",
+        "h-f": b"2",
+        "h": b"1",
+        "m/x": b"x",
+        "p": b"",
+        "file/x": b"parent made",
+    }
+    assert (found["f"].mode, found["m"].mode, found["p"].kind) == (0o600, 0o711, "fifo")
+    assert outcome.usage[1] == len({node.inode for node in found.values()})
+
+
+def test_setgid_directories_pass_nothing_on(tmp_path: Path) -> None:
+    require_real(os.geteuid() == 0, "only root gives files to groups")
+    many = [t.directory(f"other{n}") for n in range(300)]  # so that `d` is closed and opened again
+    layer = t.archive(
+        t.directory("d", mode=0o2755, gid=77, mtime=5),
+        t.directory("d/e"),
+        t.file("d/x"),
+        *many,
+        t.file("d/y"),
+        t.directory("d/g"),
+    )
+    apply_into(tmp_path, layer)
+    found = listing(tmp_path)
+    assert {found[path].gid for path in ("d/e", "d/x", "d/y", "d/g")} == {0}
+    assert {found[path].mode for path in ("d/e", "d/g")} == {0o755}
+    assert (found["d"].mode, found["d"].gid, found["d"].mtime_ns) == (0o2755, 77, 5 * SECOND)
+
+
+def test_directory_times_hold_whatever_the_order(tmp_path: Path) -> None:
+    folders = [f"a{n}" for n in range(200)]
+    layer = t.archive(
+        *(t.directory(name, mtime=n, mode=0o500) for n, name in enumerate(folders)),
+        *(t.file(f"{name}/x") for name in folders),
+        *(t.directory(f"{name}/sub", mtime=1000) for name in reversed(folders)),
+        *(t.file(f"{name}/sub/x") for name in folders),
+        *(t.hardlink(f"{name}/h", f"a{n * 7 % 200}/x") for n, name in enumerate(folders)),
+    )
+    apply_into(tmp_path, layer)
+    found = listing(tmp_path)
+    for n, name in enumerate(folders):
+        assert found[name].mtime_ns == n * SECOND
+        assert found[name].mode == 0o500
+        assert found[f"{name}/sub"].mtime_ns == 1000 * SECOND
+        assert found[f"{name}/h"].inode == found[f"a{n * 7 % 200}/x"].inode
+
+
+def test_deep_trees_are_made_and_removed(tmp_path: Path) -> None:
+    deep = "d/" * 2000
+    with_file = t.archive(t.file(deep + "x", b"x"), t.directory(deep, mtime=4))
+    _, sink = apply_into(tmp_path, with_file)
+    assert sink.tree.inodes == 2002
+    replaced = t.archive(t.file(deep + "x"), t.file("d", b"gone"))
+    sink = apply_into(tmp_path, replaced)[1]
+    assert kinds(tmp_path) == {"d": "file"}
+
+
+def test_parents_by_symlinks(tmp_path: Path) -> None:
+    layer = t.archive(
+        t.directory("usr"),
+        t.directory("usr/bin"),
+        t.symlink("bin", "usr/bin"),
+        t.file("bin/a", b"a"),
+        t.symlink("usr/up", "../.."),
+        t.file("usr/up/usr/b", b"b"),
+        t.symlink("new", "made/../made/here"),
+        t.file("new/c", b"c"),
+        t.symlink("to-file", "usr/b"),
+        t.file("to-file/d", b"d"),
+        t.hardlink("hard", "bin/a"),
+        t.hardlink("soft", "bin"),
+    )
+    seal = apply_into(tmp_path, layer)[0].seal
+    found = listing(tmp_path)
+    assert {path for path, node in found.items() if node.kind == "file"} == {
+        "usr/bin/a",
+        "usr/b/d",
+        "made/here/c",
+        "hard",
+    }
+    assert found["soft"].kind == "symlink"
+    assert found["soft"].inode == found["bin"].inode
+    assert seal.implicit == (b"", b"made", b"made/here", b"usr/b")
+
+
+def test_overlayfs_whiteout_devices_are_skipped(tmp_path: Path) -> None:
+    _, sink = apply_into(tmp_path, t.archive(t.file("x"), t.device("x", 0, 0)))
+    assert kinds(tmp_path) == {}
+    assert sink.skipped.devices == 1
+
+
+def test_as_gnu_tar_extracts(tmp_path: Path) -> None:
+    """A real tree, packed and extracted by GNU tar, and extracted by us."""
+    require_real(os.geteuid() == 0, "only root keeps owners")
+    source = Path(os.__file__).parent
+    packed, theirs, ours = tmp_path / "a.tar", tmp_path / "theirs", tmp_path / "ours"
+    theirs.mkdir()
+    ours.mkdir()
+    names = ["asyncio", "email", "encodings", "json", "xml"]
+    subprocess.run(["tar", "-cf", packed, "--format=pax", "-C", source, *names], check=True)
+    subprocess.run(["tar", "-xpf", packed, "-C", theirs], check=True)
+    apply_into(ours, packed.read_bytes())
+
+    def comparable(root: Path) -> dict[str, object]:
+        found = listing(root)
+        del found[""]
+        return {
+            path: (node.kind, node.mode, node.uid, node.gid, node.mtime_ns, node.content)
+            for path, node in found.items()
+        }
+
+    assert comparable(ours) == comparable(theirs)
+    assert stat.S_ISDIR((ours / "json").stat().st_mode)
