@@ -1,0 +1,87 @@
+"""Small ext4 file systems in loop devices: to be filled up, and to lose their power."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import struct
+import subprocess
+import uuid
+from pathlib import Path
+from typing import Self
+
+from tests.support.process import wait_until
+from tests.support.require import require_real
+
+_EXT4_IOC_SHUTDOWN = 0x8004587D
+_NO_LOG_FLUSH = 2
+
+
+class LoopFileSystem:
+    """One ext4 file system, mounted on a directory while the context lasts."""
+
+    def __init__(
+        self, image: Path, mount_point: Path, megabytes: int, *, inodes: int = 0, options: str = ""
+    ) -> None:
+        """`inodes`: how many there are (0: as mkfs thinks). `options` are mount's."""
+        self.mount_point = mount_point
+        self._first = self._image = image
+        self._options = ",".join(filter(None, ("loop", options)))
+        self._size = megabytes << 20
+        self._inodes = inodes
+
+    def __enter__(self) -> Self:
+        require_real(os.geteuid() == 0, "only root can mount")
+        require_real(shutil.which("mkfs.ext4") is not None, "mkfs.ext4 is not installed")
+        require_real(Path("/dev/loop-control").exists(), "there are no loop devices")
+        with self._image.open("wb") as file:
+            file.truncate(self._size)
+        command = ["mkfs.ext4", "-q", "-F", "-m", "0", "-E", "lazy_itable_init=0"]
+        command += ["-N", str(self._inodes)] if self._inodes else []
+        subprocess.run([*command, str(self._image)], check=True)
+        self.mount_point.mkdir(exist_ok=True)
+        self._mount()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.mount_point.is_mount():
+            self.unmount()
+        self._image.unlink()
+
+    def restart(self) -> None:
+        """After a power cut: mount what the disk holds, which replays its journal. It is a copy
+        of the disk, as somebody's mount namespace may keep the dead file system for a while."""
+        self.unmount()
+        old, self._image = self._image, self._first.with_suffix(f".{uuid.uuid4().hex}")
+        subprocess.run(["cp", "--sparse=always", str(old), str(self._image)], check=True)
+        old.unlink()
+        self._mount()
+
+    def _mount(self) -> None:
+        command = ["mount", "-o", self._options, str(self._image), str(self.mount_point)]
+        subprocess.run(command, check=True, capture_output=True)
+
+    def unmount(self) -> None:
+        """Unmount it as soon as nobody uses it any more."""
+        wait_until(self._unmounted, f"{self.mount_point} is not in use any more")
+
+    def cut_power(self) -> None:
+        """Nothing reaches the disk from now on, not even what the journal holds in memory."""
+        fd = os.open(self.mount_point, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.ioctl(fd, _EXT4_IOC_SHUTDOWN, struct.pack("I", _NO_LOG_FLUSH))
+        finally:
+            os.close(fd)
+
+    def free(self) -> int:
+        """Bytes."""
+        info = os.statvfs(self.mount_point)
+        return info.f_bavail * info.f_frsize
+
+    def free_inodes(self) -> int:
+        return os.statvfs(self.mount_point).f_favail
+
+    def _unmounted(self) -> bool:
+        run = subprocess.run(["umount", str(self.mount_point)], capture_output=True, check=False)
+        return run.returncode == 0
