@@ -7,9 +7,10 @@ import errno
 import fcntl
 import os
 import stat
+from collections.abc import Iterator
 from typing import TypeAlias
 
-from cri_imaged.snapshots.directory import copy_xattrs, set_owner
+from cri_imaged.snapshots.directory import copy_xattrs, ignores_modes, set_owner
 
 _FICLONE = 0x40049409
 _CHUNK = 1 << 30
@@ -62,8 +63,7 @@ def copy_node(source: Place, target: Place) -> int:
 
 
 def _copy_file(source: Place, target: Place) -> None:
-    reader = _open_file(*source)
-    try:
+    with _opened(source) as (reader, mode):
         info = os.fstat(reader)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         writer = os.open(target[1], flags, 0o600, dir_fd=target[0])
@@ -71,29 +71,32 @@ def _copy_file(source: Place, target: Place) -> None:
             _copy_content(reader, writer, info.st_size)
             set_owner(writer, info.st_uid, info.st_gid)
             copy_xattrs(reader, writer)
-            os.fchmod(writer, stat.S_IMODE(info.st_mode))
+            os.fchmod(writer, mode)
             os.utime(writer, ns=(info.st_atime_ns, info.st_mtime_ns))
         finally:
             os.close(writer)
-    finally:
-        os.close(reader)
 
 
-def _open_file(directory: int, name: bytes | str) -> int:
-    """Open for reading; an ordinary user's own file also where its mode forbids it."""
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+@contextlib.contextmanager
+def _opened(source: Place) -> Iterator[tuple[int, int]]:
+    """A file to be read, and its mode. Where that forbids an ordinary user to read a file of their
+    own, and its xattrs, it is widened for so long."""
+    handle = os.open(source[1], os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=source[0])
+    link = f"/proc/self/fd/{handle}"
     try:
-        return os.open(name, flags, dir_fd=directory)
-    except PermissionError:
-        handle = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-    try:
-        link = f"/proc/self/fd/{handle}"
         mode = stat.S_IMODE(os.fstat(handle).st_mode)
-        os.chmod(link, mode | stat.S_IRUSR)
+        tight = not ignores_modes() and not mode & stat.S_IRUSR
+        if tight:
+            os.chmod(link, mode | stat.S_IRUSR)
         try:
-            return os.open(link, flags & ~os.O_NOFOLLOW)
+            reader = os.open(link, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                yield reader, mode
+            finally:
+                os.close(reader)
         finally:
-            os.chmod(link, mode)
+            if tight:
+                os.chmod(link, mode)
     finally:
         os.close(handle)
 

@@ -19,7 +19,8 @@ _OVERLAY_XATTRS = ("trusted.overlay.", "user.overlay.")
 
 
 @functools.cache
-def _ignores_modes() -> bool:
+def ignores_modes() -> bool:
+    """Whether this process may read and change what modes forbid to the owner."""
     status = Path("/proc/self/status").read_text()
     effective = next(line for line in status.splitlines() if line.startswith("CapEff:"))
     return bool(int(effective.split()[1], 16) >> _CAP_DAC_OVERRIDE & 1)
@@ -49,7 +50,7 @@ class Directory:
             FileNotFoundError, NotADirectoryError
         """
         flags = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        if _ignores_modes():
+        if ignores_modes():
             return cls(os.open(name, os.O_RDONLY | flags, dir_fd=parent), need, None)
         handle = os.open(name, os.O_PATH | flags, dir_fd=parent)
         try:
@@ -70,7 +71,7 @@ class Directory:
 
     def set_mode(self, mode: int) -> None:
         """Give it `mode`, at the latest when it is closed."""
-        tight = mode & self._need != self._need and not _ignores_modes()
+        tight = mode & self._need != self._need and not ignores_modes()
         os.fchmod(self.fd, mode | self._need if tight else mode)
         self._mode = mode if tight else None
 
