@@ -129,7 +129,15 @@ class RegistryError(ImagedError):
         self.category = category  # type: ignore[misc]  # per instance here, per class elsewhere
         self.what = what
         self.attempts = attempts
+        same: dict[tuple[str, str], list[float]] = {}
+        for attempt in attempts:
+            same.setdefault((attempt.host, attempt.outcome), []).append(attempt.seconds)
         tried = "; ".join(
-            f"{attempt.host}: {attempt.outcome} ({attempt.seconds:.1f} s)" for attempt in attempts
+            f"{host}: {outcome} ({_times(len(seconds))}{sum(seconds):.1f} s)"
+            for (host, outcome), seconds in same.items()
         )
         super().__init__(f"{what}: {tried}" if tried else what)
+
+
+def _times(number: int) -> str:
+    return f"{number} times, " if number > 1 else ""

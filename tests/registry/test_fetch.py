@@ -315,6 +315,13 @@ async def test_no_chunks_where_ranges_are_ignored(registry: FaultRegistry) -> No
     assert len(registry.gets(BLOB)) == 1
 
 
+async def test_chunks_of_a_registry_that_ignores_some_ranges(registry: FaultRegistry) -> None:
+    layer, data = add_layer(registry)
+    registry.faults.append(Fault(ignore_range=True, where=BLOB, skip=3, times=2))
+    async with client(**CHUNKS) as opened:
+        assert await read((await resolve(opened, registry)).fetcher, layer) == data
+
+
 async def test_a_chunk_that_fails_for_good_ends_all(registry: FaultRegistry) -> None:
     layer, _ = add_layer(registry)
     registry.faults.append(status(404, where=BLOB, skip=4))

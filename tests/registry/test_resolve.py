@@ -112,6 +112,9 @@ async def test_the_budget_of_tries_ends(registry: FaultRegistry, code: int) -> N
     assert caught.value.category is Category.REGISTRY_UNAVAILABLE
     assert [attempt.status for attempt in caught.value.attempts] == [code] * 5
     assert len(registry.seen) == 5
+    message = str(caught.value)
+    assert message.count(f"{registry.authority}: {code} ") == 1
+    assert "(5 times, " in message
 
 
 async def test_final_answers_are_not_tried_again(registry: FaultRegistry) -> None:
