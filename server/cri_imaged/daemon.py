@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import fcntl
 import os
 import signal
-import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import structlog
 
@@ -23,9 +20,8 @@ from cri_imaged.cri.interceptor import CallInterceptor
 from cri_imaged.cri.node_service import NodeService
 from cri_imaged.cri.runtime_service import RuntimeService
 from cri_imaged.cri.server import CriServer
-from cri_imaged.errors import ConfigError
 from cri_imaged.images.airport import Airport
-from cri_imaged.images.check import Checker
+from cri_imaged.images.check import Checker, Event
 from cri_imaged.images.discard import Discarder
 from cri_imaged.images.durability import Durability, epoch
 from cri_imaged.images.gc import GarbageCollector
@@ -41,11 +37,13 @@ from cri_imaged.images.store import ImageStore
 from cri_imaged.images.usage import UsageMeter
 from cri_imaged.images.views import Views
 from cri_imaged.layers.pool import WorkerPool
+from cri_imaged.metadata.database import Database
 from cri_imaged.mounting import overlay_obstacle
 from cri_imaged.obs.http import MetricsServer
 from cri_imaged.obs.metrics import Metrics
 from cri_imaged.oci.platform import Platform
 from cri_imaged.ports import Snapshotter
+from cri_imaged.process import background, locked, notify
 from cri_imaged.registry.client import DistributionClient
 from cri_imaged.snapshots.native import NativeSnapshotter
 from cri_imaged.snapshots.overlay import OverlaySnapshotter
@@ -67,34 +65,82 @@ async def serve(config: Config) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with _running(config) as server:
-        _notify("READY=1")
+    async with AsyncExitStack() as stack:
+        parts = await stack.enter_async_context(use_cases(config))
+        server = _server(config, parts)
+        if config.metrics.address is not None:
+            address = config.metrics.address
+            await stack.enter_async_context(
+                MetricsServer(parts.metrics.registry, address.host, address.port)
+            )
+        await stack.enter_async_context(
+            background(
+                parts.collector.run(),
+                parts.durability.run(),
+                parts.rebuilder.run(),
+                parts.checker.run(),
+                parts.meter.run(config.image.stats_collect_period),
+            )
+        )
+        await server.start()
+        parts.collector.trigger()
+        notify("READY=1")
         log.info("serving", address=str(config.grpc.address), root=str(config.root))
         await stop.wait()
         log.info("stopping", grace_seconds=STOP_GRACE)
-        _notify("STOPPING=1")
+        notify("STOPPING=1")
         await server.stop(STOP_GRACE)
 
 
+async def check(config: Config, *, repair: bool) -> AsyncIterator[Event]:
+    """Check the store while no daemon uses it.
+
+    Raises:
+        ConfigError: a daemon does use it.
+    """
+    async with use_cases(config) as parts:
+        async for event in parts.checker.check(repair=repair):
+            yield event
+
+
+@dataclass(frozen=True, slots=True)
+class UseCases:
+    """Everything a daemon is made of but its sockets."""
+
+    store: ImageStore
+    running: RunningPulls
+    puller: Puller
+    remover: Remover
+    inspector: Inspector
+    views: Views
+    meter: UsageMeter
+    collector: GarbageCollector
+    durability: Durability
+    rebuilder: Rebuilder
+    checker: Checker
+    metrics: Metrics
+
+
 @asynccontextmanager
-async def _running(config: Config) -> AsyncIterator[CriServer]:
-    """Everything a daemon is made of, from the ground up; torn down in reverse."""
+async def use_cases(config: Config) -> AsyncIterator[UseCases]:
+    """Build everything from the ground up; torn down in reverse."""
     options, limits, root = config.image, config.image.limits, config.root
     async with AsyncExitStack() as stack:
-        _make_directory(root)
-        stack.enter_context(_locked(root))
+        stack.enter_context(locked(root))
         database, salvage = await open_database(root / "metadata.db")
         stack.push_async_callback(database.close)
         trash = Trash(root / "trash")
         stack.callback(trash.close)
         content = FileContentStore(root / "content", database, trash)
         default = options.snapshotter or _best_snapshotter(root)
-        kinds = {"overlay": OverlaySnapshotter, "native": NativeSnapshotter}
-        wanted = [default, *(p.snapshotter for p in options.runtime_platforms.values())]
-        snapshotters: dict[str, Snapshotter] = {
-            name: kinds[name](root, database, trash, limits)
-            for name in dict.fromkeys([*filter(None, wanted), *_stored_snapshotters(root, kinds)])
-        }
+        snapshotters = _snapshotters(config, default, database, trash)
+        await recover(database, content, snapshotters.values(), epoch(root), salvage=salvage)
+
+        store = ImageStore(database, {str(ref) for ref in options.pinned_images.values()})
+        await store.load()
+        meter = UsageMeter(root, list(snapshotters), database)
+        await meter.measure()
+        collector = GarbageCollector(database, content, snapshotters, limits, trash.drain)
         discarder = Discarder(database, content, snapshotters)
         durability = Durability(
             database,
@@ -103,13 +149,6 @@ async def _running(config: Config) -> AsyncIterator[CriServer]:
             discard=discarder.discard if options.discard_unpacked_layers else None,
         )
         stack.callback(durability.close)
-        await recover(database, content, snapshotters.values(), epoch(root), salvage=salvage)
-
-        store = ImageStore(database, {str(ref) for ref in options.pinned_images.values()})
-        await store.load()
-        meter = UsageMeter(root, list(snapshotters), database)
-        await meter.measure()
-        collector = GarbageCollector(database, content, snapshotters, limits, trash.drain)
         metrics = Metrics(__version__)
         workers = options.max_concurrent_unpacks or max(2, len(os.sched_getaffinity(0)))
         pool = await stack.enter_async_context(WorkerPool(limits, max_workers=workers))
@@ -117,11 +156,10 @@ async def _running(config: Config) -> AsyncIterator[CriServer]:
         client = await stack.enter_async_context(
             DistributionClient(options.registry, limits, timeout)
         )
-        running = RunningPulls()
         airport = Airport(content, pool, database, limits, metrics.fetched)
         if salvage:
             await Salvager(database, content, airport, snapshotters[default], store, limits).run()
-        rebuilder = Rebuilder(database, airport, snapshotters, store, limits)
+        running = RunningPulls()
         puller = Puller(
             resolver=client,
             content=content,
@@ -135,6 +173,7 @@ async def _running(config: Config) -> AsyncIterator[CriServer]:
             limits=limits,
             max_concurrent_downloads=options.max_concurrent_downloads,
         )
+        rebuilder = Rebuilder(database, airport, snapshotters, store, limits)
         checker = Checker(
             database=database,
             content=content,
@@ -147,36 +186,57 @@ async def _running(config: Config) -> AsyncIterator[CriServer]:
             store=store,
             limits=limits,
         )
-        server = CriServer(
-            config.grpc.address,
-            uid=config.grpc.uid,
-            gid=config.grpc.gid,
-            max_receive_bytes=config.grpc.max_recv_message_size,
-            max_send_bytes=config.grpc.max_send_message_size,
-            interceptor=CallInterceptor(metrics),
-            images=ImageService(
-                puller=puller,
-                remover=Remover(store, collector, meter),
-                store=store,
-                inspector=Inspector(content, limits),
-                meter=meter,
-                metrics=metrics,
-                limits=limits,
-            ),
-            runtime=RuntimeService(__version__, {"root": str(root), "snapshotter": default}),
-            node=NodeService(running, Views(store, snapshotters, collector), collector, checker),
+        yield UseCases(
+            store=store,
+            running=running,
+            puller=puller,
+            remover=Remover(store, collector, meter),
+            inspector=Inspector(content, limits),
+            views=Views(store, snapshotters, collector),
+            meter=meter,
+            collector=collector,
+            durability=durability,
+            rebuilder=rebuilder,
+            checker=checker,
+            metrics=metrics,
         )
-        if config.metrics.address is not None:
-            address = config.metrics.address
-            await stack.enter_async_context(
-                MetricsServer(metrics.registry, address.host, address.port)
-            )
-        await stack.enter_async_context(
-            _background(collector.run(), durability.run(), meter.run(options.stats_collect_period))
-        )
-        await server.start()
-        collector.trigger()
-        yield server
+
+
+def _server(config: Config, parts: UseCases) -> CriServer:
+    return CriServer(
+        config.grpc.address,
+        uid=config.grpc.uid,
+        gid=config.grpc.gid,
+        max_receive_bytes=config.grpc.max_recv_message_size,
+        max_send_bytes=config.grpc.max_send_message_size,
+        interceptor=CallInterceptor(parts.metrics),
+        images=ImageService(
+            puller=parts.puller,
+            remover=parts.remover,
+            store=parts.store,
+            inspector=parts.inspector,
+            meter=parts.meter,
+            metrics=parts.metrics,
+            limits=config.image.limits,
+        ),
+        runtime=RuntimeService(__version__, {"root": str(config.root)}),
+        node=NodeService(parts.running, parts.views, parts.collector, parts.checker),
+    )
+
+
+def _snapshotters(
+    config: Config, default: str, database: Database, trash: Trash
+) -> dict[str, Snapshotter]:
+    """The default snapshotter first, then those of runtime handlers, then those of earlier runs,
+    whose images are still to be shown and collected."""
+    root, limits = config.root, config.image.limits
+    kinds = {"overlay": OverlaySnapshotter, "native": NativeSnapshotter}
+    wanted = [default, *(p.snapshotter for p in config.image.runtime_platforms.values())]
+    stored = [name for name in kinds if (root / "snapshots" / name).is_dir()]
+    return {
+        name: kinds[name](root, database, trash, limits)
+        for name in dict.fromkeys([*filter(None, wanted), *stored])
+    }
 
 
 def _handlers(
@@ -197,55 +257,3 @@ def _best_snapshotter(root: Path) -> str:
         return "overlay"
     log.info("snapshots are native: overlay does not work here", reason=obstacle)
     return "native"
-
-
-def _stored_snapshotters(root: Path, kinds: dict[str, Any]) -> list[str]:
-    """Snapshotters of earlier runs, whose images are still to be shown and collected."""
-    return [name for name in kinds if (root / "snapshots" / name).is_dir()]
-
-
-def _make_directory(root: Path) -> None:
-    try:
-        root.mkdir(mode=0o711, parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"root: cannot make {root}: {error.strerror}") from None
-
-
-@contextmanager
-def _locked(root: Path) -> Iterator[None]:
-    """One daemon for each root. The lock dies with the process."""
-    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise ConfigError(
-            f"root: another daemon uses {root}; stop it or choose another root"
-        ) from None
-    finally:
-        os.close(fd)
-
-
-@asynccontextmanager
-async def _background(*work: Any) -> AsyncIterator[None]:
-    """Run tasks while the context lasts. One that ends by an error is a defect and is logged."""
-    tasks = [asyncio.create_task(each) for each in work]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        for result in await asyncio.gather(*tasks, return_exceptions=True):
-            if isinstance(result, Exception):
-                log.error("background task failed", exc_info=result)
-
-
-def _notify(state: str) -> None:
-    """Tell systemd (sd_notify(3)), where it started us."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    if address.startswith("@"):
-        address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, contextlib.suppress(OSError):
-        sock.sendto(state.encode(), address)

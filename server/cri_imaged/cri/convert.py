@@ -1,14 +1,17 @@
-"""Between CRI's messages and the domain's values."""
+"""Between the services' messages and the domain's values."""
 
 from __future__ import annotations
 
 import base64
 import binascii
+from dataclasses import asdict
 
 from cri_imaged.errors import InvalidRequestError
+from cri_imaged.images.check import Event, Problem, Progress, Summary
 from cri_imaged.images.store import Image
 from cri_imaged.images.usage import FilesystemUsage
 from cri_imaged.ports import Credentials
+from cri_imaged.rpc.node.v1 import node_pb2 as node
 from cri_imaged.rpc.runtime.v1 import api_pb2 as cri
 
 
@@ -67,6 +70,17 @@ def usage_message(entry: FilesystemUsage) -> cri.FilesystemUsage:
         used_bytes=cri.UInt64Value(value=entry.usage.bytes),
         inodes_used=cri.UInt64Value(value=entry.usage.inodes),
     )
+
+
+def event_message(event: Event) -> node.CheckStoreResponse:
+    """What a check tells, as the Node service says it."""
+    match event:
+        case Progress():
+            return node.CheckStoreResponse(progress=node.CheckProgress(**asdict(event)))
+        case Problem():
+            return node.CheckStoreResponse(problem=node.CheckProblem(**asdict(event)))
+        case Summary():
+            return node.CheckStoreResponse(summary=node.CheckSummary(**asdict(event)))
 
 
 def _decode(auth: str) -> tuple[str, str]:

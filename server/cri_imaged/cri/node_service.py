@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import asdict
 from typing import Any
 
+from cri_imaged.cri.convert import event_message
 from cri_imaged.errors import InvalidRequestError
-from cri_imaged.images.check import Checker, Event, Problem, Progress, Summary
+from cri_imaged.images.check import Checker
 from cri_imaged.images.gc import GarbageCollector
 from cri_imaged.images.progress import LayerProgress, Phase, PullProgress, RunningPulls
 from cri_imaged.images.views import Views
@@ -115,17 +115,7 @@ class NodeService(node_pb2_grpc.NodeServicer):
     ) -> AsyncIterator[node.CheckStoreResponse]:
         """See node.proto."""
         async for event in self._checker.check(repair=request.repair):
-            yield _event(event)
-
-
-def _event(event: Event) -> node.CheckStoreResponse:
-    match event:
-        case Progress():
-            return node.CheckStoreResponse(progress=node.CheckProgress(**asdict(event)))
-        case Problem():
-            return node.CheckStoreResponse(problem=node.CheckProblem(**asdict(event)))
-        case Summary():
-            return node.CheckStoreResponse(summary=node.CheckSummary(**asdict(event)))
+            yield event_message(event)
 
 
 def _pull(pull: PullProgress) -> node.Pull:

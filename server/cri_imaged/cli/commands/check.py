@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import AsyncIterable, AsyncIterator
+from pathlib import Path
+from typing import Annotated, TypeAlias
 
 import typer
 
-from cri_imaged.cli.client import Daemon, call
+from cri_imaged.cli.client import call
+from cri_imaged.cli.commands.serve import read_settings
 from cri_imaged.cli.failure import ExitCode, Failure
 from cri_imaged.cli.options import Address, Format
 from cri_imaged.cli.output import Output, counted, document, show, show_json, size
 from cri_imaged.cli.progress import bar
+from cri_imaged.config import Config
+from cri_imaged.errors import ConfigError
 from cri_imaged.rpc.node.v1 import node_pb2
+
+Result: TypeAlias = tuple[list[node_pb2.CheckProblem], node_pb2.CheckSummary]
 
 
 def check(
@@ -22,6 +29,20 @@ def check(
             help="Rebuild what is damaged, and drop what cannot be: the next pull brings it anew.",
         ),
     ] = False,
+    offline: Annotated[
+        bool,
+        typer.Option("--offline", help="Check while no daemon runs; takes the store's lock."),
+    ] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="With --offline: the daemon's configuration.", show_default=False
+        ),
+    ] = None,
+    root: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="With --offline: the store.", show_default=False),
+    ] = None,
     output: Format = Output.TEXT,
     address: Address = None,
 ) -> None:
@@ -34,10 +55,20 @@ def check(
     Examples:
       cri-imaged check
       cri-imaged check --repair
+      cri-imaged check --offline --root /var/lib/cri-imaged
       cri-imaged check -o json | jq '.problems[] | select(.repaired | not)'
     """
-    request = node_pb2.CheckStoreRequest(repair=repair)
-    problems, summary = call(address, lambda daemon: _check(daemon, request, output))
+    if offline:
+        problems, summary = _check_offline(
+            read_settings(config, {"root": root}), repair=repair, output=output
+        )
+    elif config or root:
+        raise typer.BadParameter("--config and --root go with --offline")
+    else:
+        request = node_pb2.CheckStoreRequest(repair=repair)
+        problems, summary = call(
+            address, lambda daemon: _follow(daemon.node.CheckStore(request), output)
+        )
     if output is Output.JSON:
         show_json({"problems": [document(each) for each in problems], "summary": document(summary)})
     else:
@@ -57,13 +88,30 @@ def check(
         )
 
 
-async def _check(
-    daemon: Daemon, request: node_pb2.CheckStoreRequest, output: Output
-) -> tuple[list[node_pb2.CheckProblem], node_pb2.CheckSummary]:
+def _check_offline(config: Config, *, repair: bool, output: Output) -> Result:
+    import asyncio
+
+    from cri_imaged import daemon
+    from cri_imaged.cri.convert import event_message
+    from cri_imaged.obs.log import configure
+
+    configure("warn", "console")
+
+    async def answers() -> AsyncIterator[node_pb2.CheckStoreResponse]:
+        async for event in daemon.check(config, repair=repair):
+            yield event_message(event)
+
+    try:
+        return asyncio.run(_follow(answers(), output))
+    except ConfigError as error:
+        raise Failure(ExitCode.USAGE, str(error)) from None
+
+
+async def _follow(answers: AsyncIterable[node_pb2.CheckStoreResponse], output: Output) -> Result:
     problems: list[node_pb2.CheckProblem] = []
     summary = node_pb2.CheckSummary()
     with bar() as move:
-        async for answer in daemon.node.CheckStore(request):
+        async for answer in answers:
             match answer.WhichOneof("event"):
                 case "progress":
                     now = answer.progress

@@ -52,7 +52,7 @@ def serve(
       cri-imaged serve --root /tmp/images --address /tmp/cri.sock --snapshotter native
       cri-imaged serve --metrics-address 127.0.0.1:9091
     """
-    settings = _settings(
+    settings = read_settings(
         config,
         {
             "root": root,
@@ -84,7 +84,12 @@ def serve(
         ) from None
 
 
-def _settings(file: Path | None, options: dict[str, str | None]) -> Config:
+def read_settings(file: Path | None, options: dict[str, str | None]) -> Config:
+    """The configuration: `options` (by key) above `file`, or the default file, above the defaults.
+
+    Raises:
+        Failure: it cannot be used.
+    """
     privileged = os.geteuid() == 0
     overrides: dict[str, Any] = {}
     for key, value in options.items():
