@@ -55,9 +55,11 @@ class FileIngest:
 
     def _hash_existing(self) -> int:
         total = 0
-        while chunk := os.pread(self._fd, _READ_BYTES, total):
-            self._hasher.update(chunk)
-            total += len(chunk)
+        # Opened anew: `close` does not wait for this thread where `resume` is cancelled.
+        with self._path.open("rb", buffering=0) as file:
+            while chunk := file.read(_READ_BYTES):
+                self._hasher.update(chunk)
+                total += len(chunk)
         return total
 
     def write(self, chunk: bytes) -> None:
@@ -124,8 +126,9 @@ class FileIngest:
     def close(self) -> None:
         """Stop writing. Partial bytes stay for a later writer; an empty ingest goes."""
         self._growth.ended(Failed(f"blob {self._descriptor.digest}: the fetch was given up"))
+        empty = os.fstat(self._fd).st_size == 0
         os.close(self._fd)
-        if not self._committed and self._offset == 0:
+        if not self._committed and empty:
             with contextlib.suppress(FileNotFoundError):
                 self._path.unlink()
 

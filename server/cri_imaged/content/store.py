@@ -7,6 +7,7 @@ row has a file. A file without a row is an orphan of a crash, and `reap` removes
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sqlite3
 import tempfile
@@ -120,16 +121,13 @@ class FileContentStore:
 
     async def put(self, digest: Digest, data: bytes, lease: Lease) -> None:
         """See `ContentStore.put`."""
-        fd, name = tempfile.mkstemp(dir=self._ingests, prefix="put-")
-        path = Path(name)
+        with told_as_no_space(f"blob {digest}", self._ingests):
+            path = _spool(self._ingests, data)
         try:
-            with open(fd, "wb") as file, told_as_no_space(f"blob {digest}", self._ingests):
-                file.write(data)
-                file.flush()
-                os.fchmod(fd, 0o644)
             await self._publish(path, BlobInfo(digest, len(data)), lease)
         finally:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
 
     async def reclaim(self, digests: Sequence[Digest]) -> None:
         """See `ContentStore.reclaim`."""
@@ -228,3 +226,15 @@ class FileContentStore:
 
 def _digest_of(ingest_name: str) -> Digest:
     return Digest(ingest_name.replace("-", ":", 1))
+
+
+def _spool(directory: Path, data: bytes) -> Path:
+    fd, name = tempfile.mkstemp(dir=directory, prefix="put-")
+    try:
+        with open(fd, "wb") as file:
+            os.fchmod(fd, 0o644)
+            file.write(data)
+    except BaseException:
+        os.unlink(name)
+        raise
+    return Path(name)
