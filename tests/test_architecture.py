@@ -33,7 +33,7 @@ def room(because: str, *may: str) -> Room:
 
 
 _BOUND_BY_PORTS = (
-    "registry, content, snapshots and layers know one another through ports.py alone, so that each "
+    "registry, content, snapshots and layers know one another through ports/ alone, so that each "
     "can be replaced; images/ brings them together"
 )
 
@@ -41,7 +41,7 @@ ROOMS = {
     "errors": room("the error taxonomy depends on nothing, so that everything may raise it"),
     "limits": room("limits are plain numbers that everything may read"),
     "oci": room("oci/ holds pure values; it knows no I/O and no other room", "errors", "limits"),
-    "ports": room("ports.py speaks of values alone", "oci", "errors", "limits"),
+    "ports": room("ports/ speaks of values alone", "oci", "errors", "limits"),
     "rpc": room("generated stubs know nothing of us", "rpc"),
     "metadata": room("rows and transactions know none of their users", *BASE),
     "registry": room(_BOUND_BY_PORTS, *BASE),
@@ -49,9 +49,10 @@ ROOMS = {
     "content": room(_BOUND_BY_PORTS, *BASE, "metadata", "trash"),
     "snapshots": room(_BOUND_BY_PORTS, *BASE, "metadata", "trash", "mounting"),
     "trash": room("a helper of the stores that knows none of them", *BASE),
+    "process": room("a helper of daemon.py that knows no room", *BASE),
     "mounting": room("mounts are performed the same for snapshots and for the client", *BASE),
     "images": room(
-        "use cases know the other rooms through ports.py; daemon.py hands them in",
+        "use cases know the other rooms through ports/; daemon.py hands them in",
         *(*BASE, "metadata", "obs"),
     ),
     "obs": room("logs, metrics and traces are used by others and use none of them", *BASE),
@@ -70,7 +71,7 @@ ROOMS = {
     "daemon": room(
         "daemon.py wires every room, and no room knows the command line",
         *(*BASE, "metadata", "registry", "content", "snapshots", "layers", "images"),
-        *("cri", "rpc", "obs", "config", "trash", "mounting"),
+        *("cri", "rpc", "obs", "config", "process", "trash", "mounting"),
     ),
 }
 """ARCHITECTURE.md's table of rooms. A room may always import itself."""

@@ -15,13 +15,14 @@ import structlog
 from cri_imaged import __version__
 from cri_imaged.config import Config
 from cri_imaged.content.store import FileContentStore
+from cri_imaged.cri.convert import event_message
 from cri_imaged.cri.image_service import ImageService
 from cri_imaged.cri.interceptor import CallInterceptor
 from cri_imaged.cri.node_service import NodeService
 from cri_imaged.cri.runtime_service import RuntimeService
 from cri_imaged.cri.server import CriServer
 from cri_imaged.images.airport import Airport
-from cri_imaged.images.check import Checker, Event
+from cri_imaged.images.check import Checker
 from cri_imaged.images.discard import Discarder
 from cri_imaged.images.durability import Durability, epoch
 from cri_imaged.images.gc import GarbageCollector
@@ -45,6 +46,7 @@ from cri_imaged.oci.platform import Platform
 from cri_imaged.ports import Snapshotter
 from cri_imaged.process import background, locked, notify
 from cri_imaged.registry.client import DistributionClient
+from cri_imaged.rpc.node.v1 import node_pb2
 from cri_imaged.snapshots.native import NativeSnapshotter
 from cri_imaged.snapshots.overlay import OverlaySnapshotter
 from cri_imaged.trash import Trash
@@ -92,15 +94,15 @@ async def serve(config: Config) -> None:
         await server.stop(STOP_GRACE)
 
 
-async def check(config: Config, *, repair: bool) -> AsyncIterator[Event]:
-    """Check the store while no daemon uses it.
+async def check(config: Config, *, repair: bool) -> AsyncIterator[node_pb2.CheckStoreResponse]:
+    """Check the store while no daemon uses it; answers as the Node service does.
 
     Raises:
         ConfigError: a daemon does use it.
     """
     async with use_cases(config) as parts:
         async for event in parts.checker.check(repair=repair):
-            yield event
+            yield event_message(event)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from dataclasses import asdict
 
-from cri_imaged.errors import InvalidRequestError
 from cri_imaged.images.check import Event, Problem, Progress, Summary
 from cri_imaged.images.store import Image
 from cri_imaged.images.usage import FilesystemUsage
@@ -42,20 +39,13 @@ def user_of(user: str) -> tuple[int | None, str]:
 
 
 def credentials_of(auth: cri.AuthConfig) -> Credentials | None:
-    """An AuthConfig's credentials: user and password, else the identity token, else `auth`
-    (base64 of `user:password`, NULs trimmed), else the registry token. None where it is empty.
-
-    Raises:
-        InvalidRequestError: `auth` is malformed. The message does not repeat it.
-    """
-    username, password = auth.username, auth.password
-    if auth.auth and not username and not auth.identity_token:
-        username, password = _decode(auth.auth)
-    if not (username or password or auth.identity_token or auth.registry_token):
+    """An AuthConfig's credentials, as they are. None where it has none."""
+    if not any((auth.username, auth.password, auth.auth, auth.identity_token, auth.registry_token)):
         return None
     return Credentials(
-        username=username,
-        password=password,
+        username=auth.username,
+        password=auth.password,
+        auth=auth.auth,
         identity_token=auth.identity_token,
         registry_token=auth.registry_token,
         server_address=auth.server_address,
@@ -81,14 +71,3 @@ def event_message(event: Event) -> node.CheckStoreResponse:
             return node.CheckStoreResponse(problem=node.CheckProblem(**asdict(event)))
         case Summary():
             return node.CheckStoreResponse(summary=node.CheckSummary(**asdict(event)))
-
-
-def _decode(auth: str) -> tuple[str, str]:
-    try:
-        pair = base64.b64decode(auth, validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError):
-        raise InvalidRequestError("the AuthConfig's auth is not base64 of user:password") from None
-    username, colon, password = pair.partition(":")
-    if not colon:
-        raise InvalidRequestError("the AuthConfig's auth is not base64 of user:password")
-    return username.strip("\0"), password.strip("\0")

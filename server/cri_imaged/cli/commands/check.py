@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
@@ -92,17 +92,11 @@ def _check_offline(config: Config, *, repair: bool, output: Output) -> Result:
     import asyncio
 
     from cri_imaged import daemon
-    from cri_imaged.cri.convert import event_message
     from cri_imaged.obs.log import configure
 
     configure("warn", "console")
-
-    async def answers() -> AsyncIterator[node_pb2.CheckStoreResponse]:
-        async for event in daemon.check(config, repair=repair):
-            yield event_message(event)
-
     try:
-        return asyncio.run(_follow(answers(), output))
+        return asyncio.run(_follow(daemon.check(config, repair=repair), output))
     except ConfigError as error:
         raise Failure(ExitCode.USAGE, str(error)) from None
 
