@@ -146,10 +146,10 @@ def test_no_file_holds_two_things() -> None:
 @pytest.mark.parametrize(
     ("file", "code", "word"),
     [
-        ("registry/client.py", "from cri_imaged.content import store", "ports.py"),
-        ("registry/client.py", "from cri_imaged import content", "ports.py"),
-        ("registry/client.py", "from ..content.store import Store", "ports.py"),
-        ("layers/tar.py", "def f():\n    import cri_imaged.snapshots.overlay", "ports.py"),
+        ("registry/client.py", "from cri_imaged.content import store", "ports/"),
+        ("registry/client.py", "from cri_imaged import content", "ports/"),
+        ("registry/client.py", "from ..content.store import Store", "ports/"),
+        ("layers/tar.py", "def f():\n    import cri_imaged.snapshots.overlay", "ports/"),
         ("errors.py", "from cri_imaged.ports import Lease", "taxonomy"),
         ("images/pull.py", "import grpc", "gRPC"),
         ("cri/server.py", "from cri_imaged.content.store import Store", "images/"),
