@@ -160,7 +160,7 @@ def small(bench: Bench) -> Iterator[Bench]:
         again.lease = bench.lease
         yield again
     finally:
-        subprocess.run(["umount", content], check=True)
+        subprocess.run(["umount", "--lazy", content], check=True)
 
 
 def write(ingest: Ingest, data: bytes) -> None:
