@@ -28,11 +28,12 @@ import grpc
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cri_imaged.rpc.runtime.v1 import api_pb2, api_pb2_grpc
 from tests.support.daemon import Daemon
 from tests.support.docker_registry import DockerRegistry
 from tests.support.images import Image, directory, file, image, layer
 from tests.support.process import Process, wait_until
+
+from cri_imaged.rpc.runtime.v1 import api_pb2, api_pb2_grpc
 
 Contender = Callable[[str], str]
 

@@ -39,7 +39,7 @@ from cri_imaged.images.usage import UsageMeter
 from cri_imaged.images.views import Views
 from cri_imaged.layers.pool import WorkerPool
 from cri_imaged.metadata.database import Database
-from cri_imaged.mounting import overlay_obstacle
+from cri_imaged.mounting import mounts, overlay_obstacle
 from cri_imaged.obs.http import MetricsServer
 from cri_imaged.obs.metrics import Metrics
 from cri_imaged.oci.platform import Platform
@@ -49,6 +49,7 @@ from cri_imaged.registry.client import DistributionClient
 from cri_imaged.rpc.node.v1 import node_pb2
 from cri_imaged.snapshots.native import NativeSnapshotter
 from cri_imaged.snapshots.overlay import OverlaySnapshotter
+from cri_imaged.snapshots.stale import stale_views
 from cri_imaged.trash import Trash
 
 log = structlog.get_logger()
@@ -136,7 +137,14 @@ async def use_cases(config: Config) -> AsyncIterator[UseCases]:
         content = FileContentStore(root / "content", database, trash)
         default = options.snapshotter or _best_snapshotter(root)
         snapshotters = _snapshotters(config, default, database, trash)
-        await recover(database, content, snapshotters.values(), epoch(root), salvage=salvage)
+        await recover(
+            database,
+            content,
+            snapshotters.values(),
+            epoch(root),
+            salvage=salvage,
+            unmounted=lambda views: stale_views(mounts(), views),
+        )
 
         store = ImageStore(database, {str(ref) for ref in options.pinned_images.values()})
         await store.load()

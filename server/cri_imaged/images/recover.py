@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
 from cri_imaged.metadata import blobs, durability, images, leases
 from cri_imaged.metadata.database import Database
-from cri_imaged.ports import ContentStore, Snapshotter
+from cri_imaged.ports import ContentStore, Snapshotter, View
 
 log = structlog.get_logger()
 
@@ -21,18 +21,22 @@ async def recover(
     epoch: str,
     *,
     salvage: bool,
+    unmounted: Callable[[Sequence[View]], Sequence[str]],
 ) -> None:
     """Bring rows and files into agreement: clear what a crash left, distrust what a power cut may
     have torn, and take note of what somebody else removed. With `salvage` blobs without a row are
-    left for the salvager."""
+    left for the salvager; `unmounted` gives the keys of the
+    views that nobody has mounted."""
     await database.write(leases.inherit)
     before = await database.read(durability.epoch)
-    if before is not None and before != epoch:
+    rebooted = before is not None and before != epoch
+    if rebooted:
         await _distrust(database, content)
     if not salvage:
         await content.reap()
     for snapshotter in snapshotters:
         await snapshotter.reap()
+        await _reconcile_views(snapshotter, unmounted, release=rebooted)
     await database.write(lambda db: durability.set_epoch(db, epoch), durable=True)
     for image in await database.read(images.damaged):
         log.warning("image is damaged and hidden until it is whole again", names=image.names)
@@ -57,3 +61,21 @@ async def _distrust(database: Database, content: ContentStore) -> None:
             blobs_lost=len(damaged),
             snapshots_given_up=len(rows.snapshots),
         )
+
+
+async def _reconcile_views(
+    snapshotter: Snapshotter, unmounted: Callable[[Sequence[View]], Sequence[str]], *, release: bool
+) -> None:
+    """No mount and no process outlives a reboot, so a read-only view that nobody has mounted
+    after one is released. Any other may be in use where we cannot look, or hold what was written
+    into it: it is only told."""
+    views = await snapshotter.views()
+    stale = set(unmounted(views))
+    for view in views:
+        if view.key not in stale:
+            continue
+        if release and not view.writable:
+            await snapshotter.remove(view.key)
+            log.info("view released: nobody has it mounted since the reboot", key=view.key)
+        else:
+            log.warning("view is not mounted here; release it if nobody uses it", key=view.key)

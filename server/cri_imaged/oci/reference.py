@@ -99,13 +99,13 @@ class Reference:
         return f"{self.name}{tag}{digest}"
 
 
-def sort_key(text: str) -> tuple[int, str, str]:
-    """Orders reference strings as docker references sort: tag and digest, tag, digest, name
-    alone; then by name, then by the whole."""
-    reference = Reference.parse(text)
-    has_tag, has_digest = reference.tag is not None, reference.digest is not None
+def sort_key(normalised: str) -> tuple[int, str, str]:
+    """Orders normalised reference strings as docker references sort: tag and digest, tag, digest,
+    name alone; then by name, then by the whole."""
+    rest, at, _ = normalised.partition("@")
+    name, tag = _split_tag(rest)
     rank = {(True, True): 0, (True, False): 1, (False, True): 2, (False, False): 3}
-    return rank[has_tag, has_digest], reference.name, text
+    return rank[tag is not None, bool(at)], name, normalised
 
 
 def _split_tag(text: str) -> tuple[str, str | None]:

@@ -1,0 +1,156 @@
+"""Start a daemon over a store of many images: seconds to the first answer, and what asking costs.
+
+    python benchmarks/start.py [--images N [N ...]] [--rounds N] [--json FILE]
+
+The store is made with the daemon's own rows and files: images of three layers, each with its own
+blobs and (empty) snapshots, the lowest layer shared by ten. Times are taken from the process's
+start to the first answer of Version, and of ImageStatus and ListImages after it, over the socket.
+Medians over the rounds. Run as root.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import grpc
+from tests.support.daemon import Daemon
+
+from cri_imaged.images.durability import epoch
+from cri_imaged.metadata import blobs, durability, images
+from cri_imaged.metadata.database import Database
+from cri_imaged.oci import media_types
+from cri_imaged.oci.chain import chain_ids
+from cri_imaged.oci.descriptor import Descriptor
+from cri_imaged.oci.digest import Digest
+from cri_imaged.rpc.runtime.v1 import api_pb2, api_pb2_grpc
+
+
+async def fill(root: Path, count: int) -> None:
+    """A store of `count` images as pulls would leave it."""
+    for folder in ("content/blobs/sha256", "content/blobs/sha512", "content/ingest"):
+        os.makedirs(root / folder)
+    database = await Database.open(root / "metadata.db")
+
+    def put(db: object, data: bytes) -> Digest:
+        digest = Digest.of(data)
+        (root / "content/blobs/sha256" / digest.hex).write_bytes(data)
+        blobs.insert(db, digest, len(data), None)  # type: ignore[arg-type]
+        return digest
+
+    def write(db: object) -> None:
+        for number in range(count):
+            names = (f"base{number // 10}", f"middle{number}", f"top{number}")
+            layers = [put(db, name.encode()) for name in names]
+            parent = None
+            for chain_id in chain_ids(layers):
+                snapshot(db, root, chain_id, parent)
+                parent = chain_id
+            config = put(db, f'{{"image": {number}}}'.encode())
+            manifest = put(db, f'{{"manifest": {number}}}'.encode())
+            name = f"registry.example/team{number % 20}/image{number}"
+            images.save(
+                db,  # type: ignore[arg-type]
+                images.NewImage(
+                    image_id=config,
+                    handler="",
+                    names=(config, f"{name}:v1", f"{name}@{manifest}"),
+                    target=Descriptor(media_types.OCI_MANIFEST, manifest, 500),
+                    manifest=manifest,
+                    documents=frozenset((manifest, config)),
+                    layers=frozenset(layers),
+                    size=50_000_000,
+                    user="",
+                    snapshotter="overlay",
+                    chain_id=parent,
+                ),
+            )
+        durability.mark(db, durability.volatile(db))  # type: ignore[arg-type]
+        durability.set_epoch(db, epoch(root))  # type: ignore[arg-type]
+
+    await database.write(write)
+    await database.close()
+
+
+def snapshot(db: object, root: Path, chain_id: Digest, parent: Digest | None) -> None:
+    row = db.execute(  # type: ignore[attr-defined]
+        "INSERT OR IGNORE INTO snapshots (snapshotter, chain_id, parent, bytes, inodes, created)"
+        " VALUES ('overlay', ?, (SELECT id FROM snapshots WHERE chain_id = ?), 1, 1, 0)"
+        " RETURNING id",
+        (chain_id, parent),
+    ).fetchone()
+    if row is not None:
+        (root / "snapshots/overlay" / str(row["id"]) / "fs").mkdir(parents=True)
+
+
+def measure(daemon: Daemon, count: int) -> dict[str, float]:
+    begun = time.perf_counter()
+    daemon.process.start()
+    with grpc.insecure_channel(f"unix:{daemon.socket}") as channel:
+        runtime = api_pb2_grpc.RuntimeServiceStub(channel)
+        service = api_pb2_grpc.ImageServiceStub(channel)
+        while True:
+            try:
+                runtime.Version(api_pb2.VersionRequest(), timeout=1)
+                break
+            except grpc.RpcError:
+                time.sleep(0.005)
+        started = time.perf_counter() - begun
+        wanted = api_pb2.ImageStatusRequest(
+            image=api_pb2.ImageSpec(image=f"registry.example/team1/image{count // 20 * 20 - 19}:v1")
+        )
+        status = []
+        for _ in range(300):
+            begun = time.perf_counter()
+            assert service.ImageStatus(wanted).image.id
+            status.append(time.perf_counter() - begun)
+        begun = time.perf_counter()
+        listed = len(service.ListImages(api_pb2.ListImagesRequest()).images)
+        listing = time.perf_counter() - begun
+    assert listed == count, f"{listed} of {count} images are shown"
+    daemon.stop()
+    return {"start": started, "status": statistics.median(status), "list": listing}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--images", type=int, nargs="+", default=[20, 2000])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    results = {}
+    for count in arguments.images:
+        folder = Path(tempfile.mkdtemp(prefix="bench-", dir="/dev/shm"))
+        try:
+            daemon = Daemon(folder)
+            asyncio.run(fill(daemon.root, count))
+            rounds = [measure(daemon, count) for _ in range(arguments.rounds)]
+        finally:
+            shutil.rmtree(folder)
+        results[count] = {
+            key: statistics.median(each[key] for each in rounds)
+            for key in ("start", "status", "list")
+        }
+        print(
+            f"{count:6} images: first answer after {results[count]['start']:.2f} s, "
+            f"ImageStatus {results[count]['status'] * 1e3:.2f} ms, "
+            f"ListImages {results[count]['list'] * 1e3:.1f} ms",
+            flush=True,
+        )
+    if arguments.json:
+        machine = {"cpus": os.cpu_count(), "kernel": os.uname().release}
+        arguments.json.write_text(json.dumps({"machine": machine, "seconds": results}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
