@@ -57,9 +57,10 @@ class Worker:
             await _ready(self.result_fd, write=False)
             try:
                 if not os.read(self.result_fd, 1 << 16):  # closed by its end alone
-                    return
+                    break
             except BlockingIOError:
                 continue
+        await self.status
 
     def close(self) -> None:
         """Give the descriptors back."""

@@ -62,15 +62,15 @@ def decompress(source: Iterable[bytes], media_type: str, limits: Limits) -> Iter
             break
         head += more
     if media_type in _SNIFFED and head.startswith(_GZIP_MAGIC):
-        stream = _members(_joined(head, chunks), "gzip", limits)
+        stream = _gathered(_members(_joined(head, chunks), "gzip", limits))
     elif media_type in _SNIFFED and _is_zstd(head):
-        stream = _members(_joined(head, chunks), "zstd", limits)
+        stream = _gathered(_members(_joined(head, chunks), "zstd", limits))
     elif not head and media_type not in media_types.PLAIN_LAYERS:
         raise CorruptContentError(f"layer of type {media_type} has no bytes at all")
     else:
         stream = _joined(head, chunks)
     total = 0
-    for chunk in _gathered(stream):
+    for chunk in stream:
         total += len(chunk)
         if total > limits.layer_bytes:
             raise LimitExceededError(
@@ -79,12 +79,14 @@ def decompress(source: Iterable[bytes], media_type: str, limits: Limits) -> Iter
         yield chunk
 
 
-def _members(chunks: Iterator[bytes], codec: str, limits: Limits) -> Iterator[bytes]:
+def _members(chunks: Iterator[bytes], codec: str, limits: Limits) -> Iterator[bytes | None]:
+    """What the members hold; None before waiting for more of `chunks`."""
     free, ratio = limits.expansion_free_bytes, limits.expansion_ratio
     received = produced = members = 0
     pending = b""
     while True:
         if not pending:
+            yield None
             pending = next(chunks, b"")
             if not pending:
                 if members:
@@ -100,6 +102,7 @@ def _members(chunks: Iterator[bytes], codec: str, limits: Limits) -> Iterator[by
         decompressor = _open(codec, limits)
         while not decompressor.eof:
             if not pending and decompressor.needs_input:
+                yield None
                 pending = next(chunks, b"")
                 if not pending:
                     raise CorruptContentError(
@@ -149,18 +152,20 @@ def _is_zstd(head: bytes) -> bool:
     )
 
 
-def _gathered(stream: Iterator[bytes]) -> Iterator[bytes]:
-    """`stream`, whose small pieces (of tiny members) are put together."""
+def _gathered(stream: Iterator[bytes | None]) -> Iterator[bytes]:
+    """`stream`, whose small pieces (of tiny members) are put together, up to each None."""
     small: list[bytes] = []
     size = 0
-    for chunk in stream:
-        size += len(chunk)
-        if size < _SMALL:
-            small.append(chunk)
-            continue
-        yield b"".join([*small, chunk]) if small else chunk
-        small.clear()
-        size = 0
+    for piece in stream:
+        if piece is not None:
+            small.append(piece)
+            size += len(piece)
+            if size < _SMALL:
+                continue
+        if small:
+            yield small[0] if len(small) == 1 else b"".join(small)
+            small.clear()
+            size = 0
     if small:
         yield b"".join(small)
 

@@ -176,12 +176,14 @@ class Tree:
         return directory
 
     def clear(self) -> None:
-        """Empty the root, whatever the permissions in it."""
+        """Empty the root, whatever the permissions in it, and take back what was set on it."""
         for name in os.listdir(self.root.fd):
             self.remove(self.root, os.fsencode(name))
         for attribute in os.listxattr(self.root.fd):
             with contextlib.suppress(OSError):
                 os.removexattr(self.root.fd, attribute)
+        with contextlib.suppress(PermissionError):
+            os.fchown(self.root.fd, os.geteuid(), os.getegid())
         self.bytes, self.inodes = 0, 0
         self.took(_BLOCK)
 

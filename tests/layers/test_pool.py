@@ -1,0 +1,328 @@
+"""The worker pool: growing sources, restarts, deaths, cancellation, and what it leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from cri_imaged.errors import (
+    CorruptContentError,
+    LimitExceededError,
+    NoSpaceError,
+    ShuttingDownError,
+    SourceFailedError,
+    UnsupportedContentError,
+    WorkerDiedError,
+)
+from cri_imaged.layers.pool import WorkerPool
+from cri_imaged.limits import Limits
+from cri_imaged.oci import media_types
+from cri_imaged.ports import Applied, DirectoryExtraction
+from tests.layers.listing import kinds
+from tests.layers.sources import Growing, Whole
+from tests.support import tarballs as t
+from tests.support.require import require_real
+
+GZIP, PLAIN = media_types.OCI_LAYER_GZIP, media_types.OCI_LAYER
+LAYER = t.archive(t.directory("d"), *(t.file(f"d/{n}", b"%d" % n * 1000) for n in range(100)))
+NAMES = {"d", *(f"d/{n}" for n in range(100))}
+
+
+@pytest.fixture
+async def pool() -> AsyncIterator[WorkerPool]:
+    async with WorkerPool(Limits(), max_workers=2) as pool:
+        yield pool
+
+
+@pytest.fixture
+def into(tmp_path: Path) -> DirectoryExtraction:
+    (tmp_path / "root").mkdir()
+    return DirectoryExtraction(tmp_path / "root")
+
+
+def descendants(pid: int | None = None) -> list[int]:
+    """Live processes below this one, zombies left out."""
+    found = []
+    for task in Path(f"/proc/{pid or os.getpid()}/task").iterdir():
+        for child in map(int, (task / "children").read_text().split()):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                state = Path(f"/proc/{child}/stat").read_text().rpartition(") ")[2][0]
+                found += [child] * (state not in "ZX") + descendants(child)
+    return found
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1])
+
+
+def workers() -> list[int]:
+    """Layer workers: processes whose parent is a zygote, which is a child of this one."""
+    return [
+        worker
+        for zygote in descendants()
+        if b"layers.zygote" in Path(f"/proc/{zygote}/cmdline").read_bytes()
+        and parent_of(zygote) == os.getpid()
+        for worker in descendants(zygote)
+    ]
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for what is sure to come."""
+    async with asyncio.timeout(60):
+        while not condition():  # noqa: ASYNC110  # /proc and disks send no events
+            await asyncio.sleep(0.005)
+
+
+def ours(root: Path) -> set[str]:
+    return set(kinds(root))
+
+
+def check(applied: Applied, layer: bytes, root: Path) -> None:
+    assert applied.diff_id == "sha256:" + hashlib.sha256(layer).hexdigest()
+    assert (applied.size, applied.entries) == (len(layer), 101)
+    assert ours(root) == NAMES
+
+
+@pytest.mark.parametrize(
+    ("media_type", "pack"),
+    [(GZIP, t.gz), (media_types.OCI_LAYER_ZSTD, t.zst), (PLAIN, bytes)],
+)
+async def test_whole_source(
+    pool: WorkerPool,
+    into: DirectoryExtraction,
+    tmp_path: Path,
+    media_type: str,
+    pack: Callable[[bytes], bytes],
+) -> None:
+    (tmp_path / "blob").write_bytes(pack(LAYER))
+    check(await pool.apply(Whole(tmp_path / "blob"), media_type, into), LAYER, into.directory)
+
+
+async def test_sha512_diff_id_covers_bytes_after_the_end(
+    pool: WorkerPool, into: DirectoryExtraction, tmp_path: Path
+) -> None:
+    layer = LAYER + b"more" * 100_000
+    (tmp_path / "blob").write_bytes(t.gz(layer[:5000]) + t.gz(layer[5000:]))
+    applied = await pool.apply(Whole(tmp_path / "blob"), GZIP, into, algorithm="sha512")
+    assert applied.diff_id == "sha512:" + hashlib.sha512(layer).hexdigest()
+
+
+async def test_empty_layers(pool: WorkerPool, into: DirectoryExtraction, tmp_path: Path) -> None:
+    for blob, media_type in ((t.gz(t.END), GZIP), (b"", PLAIN), (t.gz(b""), GZIP)):
+        (tmp_path / "blob").write_bytes(blob)
+        applied = await pool.apply(Whole(tmp_path / "blob"), media_type, into)
+        assert (applied.entries, applied.implicit) == (0, (b"",))
+
+
+async def test_growing_source(pool: WorkerPool, into: DirectoryExtraction, tmp_path: Path) -> None:
+    source = Growing(tmp_path)
+    task = asyncio.create_task(pool.apply(source, PLAIN, into))
+    for piece in t.split(LAYER, [1, 511, 7000, 20_000]):
+        await source.write(piece)
+    await until(lambda: (into.directory / "d/98").exists())
+    assert not task.done()
+    await source.complete()
+    check(await task, LAYER, into.directory)
+
+
+async def test_restart_empties_the_directory(
+    pool: WorkerPool, into: DirectoryExtraction, tmp_path: Path
+) -> None:
+    source = Growing(tmp_path)
+    wrong = t.archive(
+        t.directory(".", mode=0o700, uid=9, pax={"SCHILY.xattr.user.wrong": "x"}),
+        t.directory("wrong", mode=0),
+        t.directory("wrong/deep", mode=0),
+        t.file("wrong/deep/x"),
+        t.file("d", b"a file here"),
+    )
+    task = asyncio.create_task(pool.apply(source, PLAIN, into))
+    for _ in range(3):
+        await source.write(wrong)
+        await until(lambda: (into.directory / "d").is_file())
+        await source.restart()
+    await source.write(LAYER)
+    await source.complete()
+    check(await task, LAYER, into.directory)
+    status = into.directory.stat()
+    assert (status.st_mode & 0o7777, status.st_uid) == (0o755, os.geteuid())
+    assert "user.wrong" not in os.listxattr(into.directory)
+
+
+async def test_wrong_bytes_wait_for_the_sources_word(
+    pool: WorkerPool, into: DirectoryExtraction, tmp_path: Path
+) -> None:
+    source = Growing(tmp_path)
+    task = asyncio.create_task(pool.apply(source, GZIP, into))
+    await source.write(t.gz(LAYER)[:10] + b"not deflated at all" * 100)
+    await until(workers)
+    await until(lambda: not workers())
+    assert not task.done()
+    await source.restart()
+    await source.write(t.gz(LAYER))
+    await source.complete()
+    check(await task, LAYER, into.directory)
+
+
+async def test_wrong_bytes_that_are_the_right_ones(
+    pool: WorkerPool, into: DirectoryExtraction, tmp_path: Path
+) -> None:
+    source = Growing(tmp_path)
+    task = asyncio.create_task(pool.apply(source, PLAIN, into))
+    await source.write(b"not a header" * 100)
+    await until(workers)
+    await until(lambda: not workers())
+    await source.complete()
+    with pytest.raises(CorruptContentError, match="malformed header"):
+        await task
+
+
+@pytest.mark.parametrize("data", [b"", LAYER[:3000], b"not a header" * 100])
+async def test_failed_source(
+    pool: WorkerPool, into: DirectoryExtraction, tmp_path: Path, data: bytes
+) -> None:
+    source = Growing(tmp_path)
+    task = asyncio.create_task(pool.apply(source, PLAIN, into))
+    if data:
+        await source.write(data)
+    await source.fail("every mirror is down")
+    with pytest.raises(SourceFailedError, match="every mirror is down"):
+        await task
+    assert not workers()
+
+
+async def test_limits_do_not_wait_for_the_source(into: DirectoryExtraction, tmp_path: Path) -> None:
+    async with WorkerPool(Limits(layer_entries=50), max_workers=1) as pool:
+        source = Growing(tmp_path)
+        await source.write(LAYER)
+        with pytest.raises(LimitExceededError, match="layer_entries"):
+            await pool.apply(source, PLAIN, into)
+
+
+async def test_killed_once(pool: WorkerPool, into: DirectoryExtraction, tmp_path: Path) -> None:
+    source = Growing(tmp_path)
+    task = asyncio.create_task(pool.apply(source, PLAIN, into))
+    await source.write(LAYER[:30_000])
+    await until(lambda: (into.directory / "d/5").exists())
+    (into.directory / "left").write_text("of the first attempt")
+    (worker,) = workers()
+    os.kill(worker, signal.SIGKILL)
+    await source.write(LAYER[30_000:])
+    await source.complete()
+    check(await task, LAYER, into.directory)
+
+
+async def test_killed_twice(pool: WorkerPool, into: DirectoryExtraction, tmp_path: Path) -> None:
+    source = Growing(tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "blob").write_bytes(LAYER)
+    task = asyncio.create_task(pool.apply(source, PLAIN, into))
+    await source.write(LAYER[:30_000])
+    seen: set[int] = set()
+    for _ in range(2):
+        await until(lambda: set(workers()) - seen)
+        (worker,) = workers()
+        seen.add(worker)
+        os.kill(worker, signal.SIGKILL)
+    with pytest.raises(WorkerDiedError, match="died 2 times: killed by signal 9"):
+        await task
+    other = DirectoryExtraction(tmp_path / "other")
+    check(await pool.apply(Whole(tmp_path / "blob"), PLAIN, other), LAYER, other.directory)
+
+
+async def test_the_zygote_is_killed(
+    pool: WorkerPool, into: DirectoryExtraction, tmp_path: Path
+) -> None:
+    source = Growing(tmp_path)
+    task = asyncio.create_task(pool.apply(source, PLAIN, into))
+    await source.write(LAYER[:30_000])
+    await until(workers)
+    worker = workers()[0]
+    os.kill(parent_of(worker), signal.SIGKILL)
+    await source.write(LAYER[30_000:])
+    await source.complete()
+    check(await task, LAYER, into.directory)
+    assert worker not in descendants()
+
+
+async def test_cancellation(pool: WorkerPool, into: DirectoryExtraction, tmp_path: Path) -> None:
+    source = Growing(tmp_path)
+    task = asyncio.create_task(pool.apply(source, PLAIN, into))
+    await source.write(LAYER[:30_000])
+    await until(workers)
+    before = set(os.listdir("/proc/self/fd"))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not workers()
+    (tmp_path / "blob").write_bytes(LAYER)
+    await pool.apply(Whole(tmp_path / "blob"), PLAIN, into)
+    assert len(os.listdir("/proc/self/fd")) <= len(before)
+
+
+async def test_no_more_than_max_workers(tmp_path: Path) -> None:
+    async with WorkerPool(Limits(), max_workers=2) as pool:
+        sources, tasks = [], []
+        for number in range(5):
+            (tmp_path / str(number)).mkdir()
+            (tmp_path / f"root{number}").mkdir()
+            sources.append(Growing(tmp_path / str(number)))
+            await sources[-1].write(LAYER[:30_000])
+            into = DirectoryExtraction(tmp_path / f"root{number}")
+            tasks.append(asyncio.create_task(pool.apply(sources[-1], PLAIN, into)))
+        most = 0
+        for source in sources:
+            await until(workers)
+            most = max(most, len(workers()))
+            await source.write(LAYER[30_000:])
+            await source.complete()
+        for number, applied in enumerate(await asyncio.gather(*tasks)):
+            check(applied, LAYER, tmp_path / f"root{number}")
+    assert most <= 2
+
+
+async def test_no_child_outlives_the_pool(into: DirectoryExtraction, tmp_path: Path) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    async with WorkerPool(Limits(), max_workers=1) as pool:
+        source = Growing(tmp_path)
+        task = asyncio.create_task(pool.apply(source, PLAIN, into))
+        await source.write(LAYER[:30_000])
+        await until(workers)
+    assert descendants() == []
+    with pytest.raises((WorkerDiedError, ShuttingDownError)):
+        await task
+    with pytest.raises(ShuttingDownError):
+        await pool.apply(source, PLAIN, into)
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+async def test_unknown_media_type(
+    pool: WorkerPool, into: DirectoryExtraction, tmp_path: Path
+) -> None:
+    (tmp_path / "blob").write_bytes(LAYER)
+    with pytest.raises(UnsupportedContentError, match="squashfs"):
+        await pool.apply(Whole(tmp_path / "blob"), "application/squashfs", into)
+
+
+async def test_no_space(pool: WorkerPool, tmp_path: Path) -> None:
+    require_real(os.geteuid() == 0, "only root mounts")
+    target = tmp_path / "small"
+    target.mkdir()
+    mounted = await asyncio.create_subprocess_exec(
+        *("mount", "-t", "tmpfs", "-o", "size=64k", "small", str(target))
+    )
+    assert await mounted.wait() == 0
+    try:
+        (tmp_path / "blob").write_bytes(t.archive(t.file("large", bytes(200_000))))
+        with pytest.raises(NoSpaceError, match="'large' at offset 0"):
+            await pool.apply(Whole(tmp_path / "blob"), PLAIN, DirectoryExtraction(target))
+    finally:
+        unmounted = await asyncio.create_subprocess_exec("umount", str(target))
+        assert await unmounted.wait() == 0
