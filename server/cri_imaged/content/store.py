@@ -167,28 +167,29 @@ class FileContentStore:
         """See `ContentStore.notice_lost`."""
 
         def notice(db: sqlite3.Connection) -> None:
-            files = self._files()
+            files = {
+                f"{folder.name}:{entry.name}": entry.stat().st_size
+                for folder in self._blobs.iterdir()
+                for entry in os.scandir(folder)
+            }
             known = blobs.all_present(db)
             blobs.lost(db, [d for d, size in known.items() if files.get(d) != size])
 
         await self._database.write(notice, durable=True)
 
     async def orphans(self) -> list[Path]:
-        """See `ContentStore.orphans`."""
+        """See `ContentStore.orphans`. Files come and go in transactions, so one sees all of it."""
 
         def find(db: sqlite3.Connection) -> list[Path]:
-            return [self.path(digest) for digest in self._files().keys() - blobs.all_present(db)]
+            known = blobs.all_present(db).keys()
+            return [
+                folder / name
+                for folder in self._blobs.iterdir()
+                for name in os.listdir(folder)
+                if f"{folder.name}:{name}" not in known
+            ]
 
         return await self._database.read(find)
-
-    def _files(self) -> dict[Digest, int]:
-        """Digest and size of every blob's file. To be called in a transaction: files come and go
-        in transactions too."""
-        return {
-            Digest(f"{folder.name}:{entry.name}"): entry.stat().st_size
-            for folder in self._blobs.iterdir()
-            for entry in os.scandir(folder)
-        }
 
     def drop_ingests(self, *, max_seconds: float, max_bytes: int) -> tuple[int, int]:
         """See `ContentStore.drop_ingests`."""
