@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from cri_imaged.metadata import blobs, images, leases, schema, snapshots
 from cri_imaged.metadata.images import NewImage
@@ -67,6 +67,24 @@ class Collection(RuleBasedStateMachine):
     @staticmethod
     def pick(data: st.DataObject, among: object) -> object:
         return data.draw(st.sampled_from(sorted(among)))  # type: ignore[call-overload]
+
+    @initialize()
+    def begin_with_what_nothing_holds(self) -> None:
+        """Two blobs and a chain of three snapshots, so that few steps lead to what matters."""
+        lease = leases.new()
+        leases.insert(self.db, lease)
+        parent = None
+        for _ in range(2):
+            digest = Digest.of(self.fresh("blob").encode())
+            blobs.insert(self.db, digest, 1, lease)
+            self.blobs.add(digest)
+        for _ in range(3):
+            chain = Digest.of(self.fresh("chain").encode())
+            number = snapshots.insert_active(self.db, SNAPSHOTTER, self.fresh("key"), lease, {})
+            assert snapshots.commit(self.db, number, chain, parent, chain, Usage(1, 1))
+            self.committed[number] = chain, parent
+            parent = number
+        leases.end(self.db, lease, keep_for_resume=False)
 
     # --- what comes --------------------------------------------------------------------------
 

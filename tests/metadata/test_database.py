@@ -169,6 +169,7 @@ async def test_a_full_disk_is_told_as_such_and_harms_nothing(small: Path, durabl
     with pytest.raises(NoSpaceError, match="metadata"):
         await database.write(lambda db: insert(db, *names), durable=durable)
     assert await database.read(count) == 1
+
     async def fill() -> None:
         for name in names:
             await database.write(lambda db, name=name: insert(db, name), durable=durable)  # type: ignore[misc]
