@@ -18,9 +18,12 @@ JOBS ?= 2
 CRICTL_VERSION := 1.36.0
 # What `make run` serves; empty: the defaults, or the user's own configuration.
 CONFIG ?=
-FUZZ_EXAMPLES ?= 20000
+# `make bench BENCH=layers` runs one of benchmarks/ alone.
+BENCH ?= $(basename $(notdir $(wildcard benchmarks/*.py)))
+# How many times as many examples as in `make test`.
+FUZZ_FACTOR ?= 50
 
-.PHONY: help setup test coverage lint format proto run demo bench fuzz crictl clean
+.PHONY: help setup test coverage lint format proto run demo bench fuzz survival crictl clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -71,11 +74,15 @@ run: setup ## serve in the foreground; CONFIG=FILE for a configuration
 demo: setup ## show the main job, from an empty store to a running program and back
 	$(BIN)/python deploy/demo/demo.py
 
-bench: setup ## run the benchmarks
-	$(BIN)/python -m benchmarks
+bench: setup ## run the benchmarks, as root; BENCH=NAME for one
+	@set -e; for name in $(BENCH); do echo "--- $$name"; $(BIN)/python benchmarks/$$name.py; done
 
-fuzz: setup ## fuzz the parsers for longer; FUZZ_EXAMPLES=N for each
-	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/pytest -n $(JOBS) -k fuzz $(PYTEST_ARGS)
+fuzz: setup ## every property test with 50 times as many examples; FUZZ_FACTOR=N
+	FUZZ_FACTOR=$(FUZZ_FACTOR) $(BIN)/pytest -n $(JOBS) -m hypothesis $(PYTEST_ARGS)
+
+survival: setup ## kill points 20 times each, 100 power cuts, minutes of crowds, as root
+	SURVIVAL_ROUNDS=20 SURVIVAL_CUTS=100 SURVIVAL_SECONDS=300 \
+	  $(BIN)/pytest -n $(JOBS) --dist loadscope tests/survival $(PYTEST_ARGS)
 
 crictl: $(CACHE)/bin/crictl ## build the crictl that the tests drive, into .cache/bin (needs go)
 

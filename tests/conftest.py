@@ -1,5 +1,24 @@
-"""For all tests: layer workers count towards coverage where it is measured."""
+"""For all tests: what `make coverage` and `make fuzz` change about a run."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import settings
 
 from tests.support.worker_coverage import pytest_configure, pytest_unconfigure
 
 __all__ = ["pytest_configure", "pytest_unconfigure"]
+
+FUZZ_FACTOR = int(os.environ.get("FUZZ_FACTOR", "1"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each property test its own number of examples, times FUZZ_FACTOR."""
+    attribute = "_hypothesis_internal_use_settings"
+    tests = {getattr(item, "obj", None) for item in items} if FUZZ_FACTOR > 1 else set()
+    for test in tests:
+        if chosen := getattr(test, attribute, None):
+            more = settings(chosen, max_examples=chosen.max_examples * FUZZ_FACTOR)
+            setattr(test, attribute, more)
