@@ -21,7 +21,7 @@ from cri_imaged.images.store import Image, ImageStore
 from cri_imaged.limits import Limits
 from cri_imaged.metadata import blobs, images, leases
 from cri_imaged.metadata.database import Database
-from cri_imaged.metadata.images import NewImage
+from cri_imaged.metadata.images import ImageRecord, NewImage
 from cri_imaged.oci.platform import Platform
 from cri_imaged.oci.reference import Reference
 from cri_imaged.ports import (
@@ -137,7 +137,8 @@ class Puller:
         plan: Plan,
         delivery: Delivery,
     ) -> Image:
-        """The one transaction that makes an image, then the in-memory store."""
+        """The one transaction that makes an image, then the in-memory store. Somebody may remove
+        the image right after: it was pulled all the same."""
         image_id = selected.manifest.config.digest
         repo_digest = str(reference.at_digest(selected.target.digest))
         names = dict.fromkeys((image_id, str(reference), repo_digest))
@@ -155,18 +156,19 @@ class Puller:
             chain_id=plan.chain_id,
         )
 
-        def save(db: sqlite3.Connection) -> None:
+        def save(db: sqlite3.Connection) -> ImageRecord:
             for layer in plan.unneeded:
                 blobs.unneeded(db, layer.digest, layer.size)
             images.save(db, new)
+            record = images.find(db, image_id, handler.name)
+            if record is None:
+                raise RuntimeError(f"image {image_id} is not ready though all of it is here")
+            return record
 
-        await self._database.write(save)
+        record = await self._database.write(save)
         delivery.made_known()
         await self._store.update(new.names, handler.name)
-        image = self._store.find(image_id, handler.name)
-        if image is None:
-            raise RuntimeError(f"image {image_id} is not ready though it was pulled just now")
-        return image
+        return self._store.describe(record)
 
     @asynccontextmanager
     async def _slot(self) -> AsyncIterator[None]:

@@ -107,6 +107,16 @@ class ImageStore:
         """All images, in a stable order."""
         return list(self._images.values())
 
+    def describe(self, record: ImageRecord) -> Image:
+        """`record` as clients see it, whether or not it is here."""
+        references = _references(record)
+        return Image(
+            record=record,
+            repo_tags=tuple(name for name in references if "@" not in name),
+            repo_digests=tuple(name for name in references if "@" in name),
+            pinned=any(name in self._pinned for name in record.names),
+        )
+
     def _other_handlers(self) -> list[str]:
         return sorted({handler for _, handler in self._images if handler})
 
@@ -123,13 +133,10 @@ class ImageStore:
         return Digest(matches[0]) if matches else None
 
     def _put(self, record: ImageRecord) -> None:
-        references = [name for name in record.names if name != record.image_id]
-        references.sort(key=sort_key)
-        for name in references:
+        for name in _references(record):
             self._names[name, record.handler] = record.image_id
-        self._images[record.image_id, record.handler] = Image(
-            record=record,
-            repo_tags=tuple(name for name in references if "@" not in name),
-            repo_digests=tuple(name for name in references if "@" in name),
-            pinned=any(name in self._pinned for name in record.names),
-        )
+        self._images[record.image_id, record.handler] = self.describe(record)
+
+
+def _references(record: ImageRecord) -> list[str]:
+    return sorted((name for name in record.names if name != record.image_id), key=sort_key)
