@@ -38,7 +38,7 @@ class Point:
 
     name: str
     target: str
-    """`module:function` or `module:Class.method`, within `cri_imaged`."""
+    """`module:function` or `module:Class.method`, within `cri_imaged`, or of `os`."""
     when: When
     during: Literal["pull", "view", "remove", "gc", "start", "failing pull"]
     """What a daemon must be doing to come by."""
@@ -55,8 +55,9 @@ def _points() -> Iterator[Point]:
         for name, target, when, calls in (
             ("a lease is written but not committed", "metadata.leases:insert", "after", 3),
             ("a document is about to be published", f"{content}._publish", "before", 2),
-            ("a blob is renamed but has no row", "metadata.blobs:insert", "before", 4),
-            ("a blob's row is written but not committed", "metadata.blobs:insert", "after", 4),
+            ("a blob's row is about to be written", "metadata.blobs:insert", "before", 4),
+            ("a blob's row is written", "metadata.blobs:insert", "after", 4),
+            ("a blob's file is renamed but not committed", "os:rename", "after", 4),
             ("a document is published", f"{content}.put", "after", 2),
             ("a snapshot is held", "metadata.leases:hold_snapshot", "after", 1),
             ("an ingest is opened", "content.ingest:FileIngest.resume", "before", 2),
@@ -256,8 +257,8 @@ def install(file: Path) -> None:
     """Wrap the functions of all points. A point whose function is gone raises."""
     watch = _Watch(file)
     for target in dict.fromkeys(point.target for point in POINTS.values()):
-        module_name, _, path = target.partition(":")
-        owner: Any = importlib.import_module(f"cri_imaged.{module_name}")
+        module, _, path = target.partition(":")
+        owner: Any = importlib.import_module("os" if module == "os" else f"cri_imaged.{module}")
         *classes, name = path.split(".")
         for each in classes:
             owner = getattr(owner, each)

@@ -79,6 +79,11 @@ class LoopFileSystem:
         info = os.statvfs(self.mount_point)
         return info.f_bavail * info.f_frsize
 
+    def fill_up_to(self, path: Path, left: int) -> None:
+        """Let `path` on it take all its space but `left` bytes."""
+        with path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, max(1, self.free() - left))
+
     def free_inodes(self) -> int:
         return os.statvfs(self.mount_point).f_favail
 
