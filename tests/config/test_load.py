@@ -52,7 +52,6 @@ def test_defaults_are_containerds() -> None:
     assert image.discard_unpacked_layers is False
     assert image.stats_collect_period == 10
     assert str(image.pinned_images["sandbox"]) == "registry.k8s.io/pause:3.10"
-    assert image.image_decryption.key_model == "node"
 
 
 def test_roots_folders_are_the_systems() -> None:

@@ -53,13 +53,6 @@ class DebugOptions(msgspec.Struct, frozen=True, kw_only=True):
     """json: an object on each line. console: for people."""
 
 
-class ImageDecryptionOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """`[image.image_decryption]`: encrypted layers."""
-
-    key_model: Literal["", "node"] = "node"
-    """Where decryption keys are: node (on this node); empty: encrypted images are refused."""
-
-
 class RuntimePlatform(msgspec.Struct, frozen=True, kw_only=True):
     """`[image.runtime_platforms.NAME]`: what images pulled for runtime handler NAME are for."""
 
@@ -91,7 +84,6 @@ class ImageOptions(msgspec.Struct, frozen=True, kw_only=True):
     pinned_images: dict[str, Reference] = msgspec.field(default_factory=lambda: {"sandbox": _PAUSE})
     """Images, by a name of your choice, that the kubelet's garbage collection leaves alone."""
     registry: RegistryOptions = RegistryOptions()
-    image_decryption: ImageDecryptionOptions = ImageDecryptionOptions()
     runtime_platforms: dict[str, RuntimePlatform] = {}
     limits: Limits = Limits()
 

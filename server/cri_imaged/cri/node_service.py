@@ -24,6 +24,7 @@ _PULL_PHASES = {
     Phase.FETCHING: node.PULL_PHASE_FETCHING,
     Phase.UNPACKING: node.PULL_PHASE_UNPACKING,
     Phase.DONE: node.PULL_PHASE_DONE,
+    Phase.FAILED: node.PULL_PHASE_FAILED,
 }
 _LAYER_PHASES = {
     Phase.WAITING: node.LAYER_PHASE_WAITING,
@@ -124,7 +125,7 @@ def _pull(pull: PullProgress) -> node.Pull:
         reference=pull.reference,
         runtime_handler=pull.handler,
         started_at=int(pull.started * 1e9),
-        phase=_PULL_PHASES[pull.phase],
+        phase=_PULL_PHASES[pull.stage],
         layers=_layers(pull.layers),
         bytes_total=pull.total,
         bytes_fetched=pull.fetched,

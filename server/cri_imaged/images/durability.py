@@ -47,7 +47,8 @@ class Durability:
             await self.sync()
 
     async def run(self) -> None:
-        """The background task."""
+        """The background task: at a start, and after each pull."""
+        self._wanted.set()
         while True:
             await self._wanted.wait()
             self._wanted.clear()
@@ -64,12 +65,11 @@ class Durability:
         """
         async with self._lock:
             rows = await self._database.read(durability.volatile)
-            if not rows:
-                return
-            by_device = {os.fstat(fd).st_dev: fd for fd in self._fds}
-            for fd in by_device.values():
-                await asyncio.to_thread(_syncfs, fd)
-            await self._database.write(lambda db: durability.mark(db, rows), durable=True)
+            if rows:
+                by_device = {os.fstat(fd).st_dev: fd for fd in self._fds}
+                for fd in by_device.values():
+                    await asyncio.to_thread(_syncfs, fd)
+                await self._database.write(lambda db: durability.mark(db, rows), durable=True)
         if self._discard is not None:
             await self._discard()
 

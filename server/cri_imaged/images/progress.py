@@ -56,6 +56,13 @@ class PullProgress:
     layers: list[LayerProgress] = field(default_factory=list)
 
     @property
+    def stage(self) -> Phase:
+        """The phase, told apart by what has arrived while layers come in."""
+        if self.phase is Phase.FETCHING and self.layers and self.fetched >= self.total:
+            return Phase.UNPACKING
+        return self.phase
+
+    @property
     def total(self) -> int:
         """Compressed bytes of all layers."""
         return sum(layer.size for layer in self.layers)

@@ -120,14 +120,10 @@ class Puller:
                     image = await to_the_end(
                         self._make_known(reference, handler, selected, plan, delivery)
                     )
-                await self._durability.pulled()
-                progress.phase = Phase.DONE
-                return Pulled(
-                    image,
-                    reference,
-                    str(reference.at_digest(selected.target.digest)),
-                    delivery.received(),
-                )
+            await self._durability.pulled()
+            progress.phase = Phase.DONE
+            repo_digest = str(reference.at_digest(selected.target.digest))
+            return Pulled(image, reference, repo_digest, delivery.received())
 
     async def _make_known(
         self,
