@@ -23,6 +23,7 @@ else:
 CHUNK = 1 << 20
 """Uncompressed bytes made at a time, at most."""
 _SMALL = 64 << 10
+_WINDOW = 16 << 10
 _GZIP_ERROR: Any = igzip_lib.IsalError  # an exception class; its type stub says otherwise
 _GZIP_MAGIC = b"\x1f\x8b\x08"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -62,9 +63,9 @@ def decompress(source: Iterable[bytes], media_type: str, limits: Limits) -> Iter
             break
         head += more
     if media_type in _SNIFFED and head.startswith(_GZIP_MAGIC):
-        stream = _gathered(_members(_joined(head, chunks), "gzip", limits))
+        stream = _gathered(_members(_Input(_joined(head, chunks)), "gzip", limits))
     elif media_type in _SNIFFED and _is_zstd(head):
-        stream = _gathered(_members(_joined(head, chunks), "zstd", limits))
+        stream = _gathered(_members(_Input(_joined(head, chunks)), "zstd", limits))
     elif not head and media_type not in media_types.PLAIN_LAYERS:
         raise CorruptContentError(f"layer of type {media_type} has no bytes at all")
     else:
@@ -79,20 +80,46 @@ def decompress(source: Iterable[bytes], media_type: str, limits: Limits) -> Iter
         yield chunk
 
 
-def _members(chunks: Iterator[bytes], codec: str, limits: Limits) -> Iterator[bytes | None]:
-    """What the members hold; None before waiting for more of `chunks`."""
+class _Input:
+    """Compressed bytes, in windows small enough that a tiny member's rest is cheap to copy."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._chunk = b""
+        self._at = 0
+        self.taken = 0
+        """Bytes given out and not given back."""
+
+    @property
+    def dry(self) -> bool:
+        """Whether the next `take` waits for more."""
+        return self._at == len(self._chunk)
+
+    def take(self) -> bytes:
+        """The next window; empty at the end."""
+        if self.dry:
+            self._chunk, self._at = next(self._chunks, b""), 0
+        window = self._chunk[self._at : self._at + _WINDOW]
+        self._at += len(window)
+        self.taken += len(window)
+        return window
+
+    def give_back(self, count: int) -> None:
+        """The last `count` bytes of the last window were not used."""
+        self._at -= count
+        self.taken -= count
+
+
+def _members(source: _Input, codec: str, limits: Limits) -> Iterator[bytes | None]:
+    """What the members hold; None before waiting for more of the source."""
     free, ratio = limits.expansion_free_bytes, limits.expansion_ratio
-    received = produced = members = 0
-    pending = b""
+    produced = members = 0
     while True:
-        if not pending:
+        if source.dry:
             yield None
-            pending = next(chunks, b"")
-            if not pending:
-                if members:
-                    return
-                raise CorruptContentError(f"layer: {codec} stream is empty")
-            received += len(pending)
+        window = source.take()
+        if not window:
+            return
         members += 1
         if members > limits.layer_entries:
             raise LimitExceededError(
@@ -100,29 +127,31 @@ def _members(chunks: Iterator[bytes], codec: str, limits: Limits) -> Iterator[by
                 "(layer_entries)"
             )
         decompressor = _open(codec, limits)
-        while not decompressor.eof:
-            if not pending and decompressor.needs_input:
-                yield None
-                pending = next(chunks, b"")
-                if not pending:
-                    raise CorruptContentError(
-                        f"layer: {codec} stream is truncated after {received} bytes"
-                    )
-                received += len(pending)
+        while True:
             try:
-                output = decompressor.decompress(pending, CHUNK)
+                output = decompressor.decompress(window, CHUNK)
             except (_GZIP_ERROR, zstd.ZstdError, EOFError) as error:
-                raise _damaged(codec, members, received, error, limits) from None
-            pending = b""
+                raise _damaged(codec, members, source.taken, error, limits) from None
             if output:
                 produced += len(output)
-                if produced > free and produced > ratio * received:
+                if produced > free and produced > ratio * source.taken:
                     raise LimitExceededError(
-                        f"layer expands {received} bytes to more than {produced}, over "
+                        f"layer expands {source.taken} bytes to {produced} and more, over "
                         f"{ratio} times (expansion_ratio)"
                     )
                 yield output
-        pending = decompressor.unused_data
+            if decompressor.eof:
+                break
+            window = b""
+            if decompressor.needs_input:
+                if source.dry:
+                    yield None
+                window = source.take()
+                if not window:
+                    raise CorruptContentError(
+                        f"layer: {codec} stream is truncated after {source.taken} bytes"
+                    )
+        source.give_back(len(decompressor.unused_data))
 
 
 def _open(codec: str, limits: Limits) -> _Decompressor:
