@@ -23,7 +23,6 @@ class Category(enum.Enum):
     SIGNATURE_REJECTED = "signature_rejected"
     CORRUPT = "corrupt"
     EXHAUSTED = "exhausted"
-    UNAVAILABLE = "unavailable"
 
 
 class ImagedError(Exception):
@@ -94,12 +93,6 @@ class SignatureRejectedError(ImagedError):
     """Verification refused the image."""
 
     category = Category.SIGNATURE_REJECTED
-
-
-class ShuttingDownError(ImagedError):
-    """The daemon is stopping; the client should try again later."""
-
-    category = Category.UNAVAILABLE
 
 
 @dataclass(frozen=True, slots=True)

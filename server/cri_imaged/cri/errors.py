@@ -16,7 +16,6 @@ _CODES = {
     Category.SIGNATURE_REJECTED: grpc.StatusCode.UNKNOWN,
     Category.CORRUPT: grpc.StatusCode.FAILED_PRECONDITION,
     Category.EXHAUSTED: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    Category.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
 }
 _PREFIXES = {
     Category.REGISTRY_UNAVAILABLE: "RegistryUnavailable: ",
