@@ -72,9 +72,10 @@ class NoSpaceError(ImagedError):
 
 
 class WorkerDiedError(ImagedError):
-    """A layer's worker process died again and again; the message says of what."""
+    """A layer's worker process died again and again, often for want of memory, or none is started
+    any more; the message says which."""
 
-    category = Category.UNAVAILABLE
+    category = Category.EXHAUSTED
 
 
 class SourceFailedError(ImagedError):

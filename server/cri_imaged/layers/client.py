@@ -120,9 +120,15 @@ class Zygote:
         worker = Worker(self, self._count, result_in, watermarks_out)
         self._workers[self._count] = worker
         start = protocol.Start(self._count, media_type, algorithm, limits, clear)
-        self.request(start, [source, watermarks_in, root, result_out])
-        os.close(watermarks_in)
-        os.close(result_out)
+        try:
+            self.request(start, [source, watermarks_in, root, result_out])
+        except BaseException:
+            del self._workers[self._count]
+            worker.close()
+            raise
+        finally:
+            os.close(watermarks_in)
+            os.close(result_out)
         return worker
 
     def request(
@@ -134,6 +140,8 @@ class Zygote:
                 socket.send_fds(self._control, [protocol.encode(request)], list(descriptors))
             except (BrokenPipeError, ConnectionResetError):
                 self._hang_up()
+        if not self.alive and isinstance(request, protocol.Start):
+            self._ended(request.worker, None)
 
     async def stop(self) -> None:
         """Hang up, and wait until it and all its workers have ended."""
@@ -151,19 +159,20 @@ class Zygote:
             self._hang_up()
             return
         ended = protocol.decode_ended(packet)
-        worker = self._workers.pop(ended.worker, None)
+        self._ended(ended.worker, ended.status)
+
+    def _ended(self, number: int, status: int | None) -> None:
+        worker = self._workers.pop(number, None)
         if worker is not None and not worker.status.done():
-            worker.status.set_result(ended.status)
+            worker.status.set_result(status)
 
     def _hang_up(self) -> None:
         if self.alive:
             self.alive = False
             asyncio.get_running_loop().remove_reader(self._control.fileno())
             self._control.close()
-            for worker in self._workers.values():
-                if not worker.status.done():
-                    worker.status.set_result(None)
-            self._workers.clear()
+            for number in list(self._workers):
+                self._ended(number, None)
 
 
 async def _ready(fd: int, *, write: bool) -> None:

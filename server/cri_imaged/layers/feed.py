@@ -25,7 +25,11 @@ class Feed:
 
     async def __aenter__(self) -> Feed:
         self._task = asyncio.create_task(self._follow())
-        await self.changed()  # from here on, what `open` gives is what `state` speaks of
+        try:
+            await self.changed()  # from here on, what `open` gives is what `state` speaks of
+        except BaseException:
+            await self._stop()
+            raise
         return self
 
     async def __aexit__(
@@ -34,9 +38,7 @@ class Feed:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        assert self._task is not None
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await self._stop()
 
     async def changed(self) -> None:
         """Return after a change since the last return. One caller at a time."""
@@ -44,6 +46,11 @@ class Feed:
         self._changed.clear()
         if self._error is not None:
             raise self._error
+
+    async def _stop(self) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
 
     def _saw(self, watermark: Watermark) -> None:
         if isinstance(watermark, Restart):

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 from cri_imaged.errors import (
     CorruptContentError,
-    ShuttingDownError,
     SourceFailedError,
     UnsupportedContentError,
     WorkerDiedError,
@@ -89,8 +88,7 @@ class WorkerPool:
             CorruptContentError: only once the source says that its bytes are the right ones.
             UnsupportedContentError, LimitExceededError, NoSpaceError
             SourceFailedError: the source did.
-            WorkerDiedError: twice; the message says of what.
-            ShuttingDownError: the pool is closed.
+            WorkerDiedError: twice, and the message says of what; or the pool is closed.
         """
         if media_type not in media_types.LAYERS:
             raise UnsupportedContentError(f"layer type {media_type[:200]!r} is not supported")
@@ -157,7 +155,7 @@ class WorkerPool:
     async def _warm(self) -> Zygote:
         async with self._starting:
             if not self._open:
-                raise ShuttingDownError("the daemon is stopping, no more layers are unpacked")
+                raise WorkerDiedError("the worker pool is closed: no more layers are unpacked")
             if self._zygote is None or not self._zygote.alive:
                 if self._zygote is not None:
                     await self._zygote.stop()

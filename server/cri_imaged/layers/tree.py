@@ -23,8 +23,6 @@ from cri_imaged.limits import Limits
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _WORKING = 0o700
 _OPEN_DIRECTORIES = 128
-_STEPS = 4096
-"""Components walked for one path, those of the symlinks on the way included."""
 _BLOCK = 4096
 IMPLICIT_MODE = 0o755
 
@@ -32,19 +30,17 @@ IMPLICIT_MODE = 0o755
 class Directory:
     """An open directory of the layer."""
 
-    __slots__ = ("fd", "mode", "mtime", "path", "working")
+    __slots__ = ("fd", "mode", "mtime", "path")
 
-    def __init__(self, fd: int, path: bytes, mode: int, mtime: int, working: int) -> None:
+    def __init__(self, fd: int, path: bytes, mode: int, mtime: int) -> None:
         self.fd = fd
         """-1 once closed."""
         self.path = path
         """Canonical."""
         self.mode = mode
-        """To be given when it is let go."""
+        """To be given when it is let go; until then it is `_WORKING`."""
         self.mtime = mtime
         """Nanoseconds; likewise."""
-        self.working = working
-        """The mode it has until then."""
 
 
 class Tree:
@@ -58,7 +54,7 @@ class Tree:
         self.bytes = 0
         self.inodes = 0
         os.fchmod(root_fd, _WORKING)
-        self.root = Directory(os.dup(root_fd), b"", IMPLICIT_MODE, 0, _WORKING)
+        self.root = Directory(os.dup(root_fd), b"", IMPLICIT_MODE, 0)
         self._open: dict[bytes, Directory] = {}
         self._resolved: dict[bytes, Directory] = {}
         self.took(_BLOCK)
@@ -115,7 +111,7 @@ class Tree:
             os.mkdir(name, _WORKING, dir_fd=parent.fd)
         self.took(_BLOCK)
         fd = os.open(name, _OPEN, dir_fd=parent.fd)
-        return self._keep(Directory(fd, path, IMPLICIT_MODE, 0, _WORKING))
+        return self._keep(Directory(fd, path, IMPLICIT_MODE, 0))
 
     def remove(self, parent: Directory, name: bytes) -> None:
         """Remove `name` and all that is in it. It may be missing."""
@@ -201,8 +197,11 @@ class Tree:
         links = steps = 0
         while pending:
             steps += 1
-            if steps > _STEPS:
-                raise LimitExceededError(f"path of more than {_STEPS} steps, symlinks followed")
+            if steps > self._limits.path_bytes:
+                raise LimitExceededError(
+                    f"a path of more than {self._limits.path_bytes} steps, those through "
+                    "symlinks counted (path_bytes)"
+                )
             name = pending.pop()
             if missing:
                 if name == b"..":
@@ -278,7 +277,7 @@ class Tree:
             status = os.fstat(fd)
             os.fchmod(fd, _WORKING)
         mode = stat.S_IMODE(status.st_mode)
-        return self._keep(Directory(fd, path, mode, status.st_mtime_ns, _WORKING))
+        return self._keep(Directory(fd, path, mode, status.st_mtime_ns))
 
     def _keep(self, directory: Directory) -> Directory:
         self._open[directory.path] = directory
@@ -288,7 +287,7 @@ class Tree:
 
     def _let_go(self, directory: Directory) -> None:
         self._open.pop(directory.path, None)
-        if directory.mode != directory.working:
+        if directory.mode != _WORKING:
             os.fchmod(directory.fd, directory.mode)
         self._metadata.set_times(directory.fd, directory.mtime)
         os.close(directory.fd)

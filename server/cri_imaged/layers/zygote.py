@@ -54,7 +54,10 @@ def _obey(control: socket.socket, workers: dict[int, int]) -> bool:
             if request.worker in workers:
                 os.kill(workers[request.worker], signal.SIGKILL)
         else:
-            workers[request.worker] = _fork(request, descriptors)
+            try:
+                workers[request.worker] = _fork(request, descriptors)
+            except OSError as error:  # too many processes, too little memory
+                _tell_end(control, request.worker, error.errno or 1)
     finally:
         for fd in descriptors:
             os.close(fd)
@@ -80,9 +83,12 @@ def _reap(control: socket.socket, workers: dict[int, int]) -> None:
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
             del workers[number]
-            message = protocol.Ended(number, os.waitstatus_to_exitcode(status))
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                control.send(protocol.encode(message))
+            _tell_end(control, number, os.waitstatus_to_exitcode(status))
+
+
+def _tell_end(control: socket.socket, number: int, status: int) -> None:
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        control.send(protocol.encode(protocol.Ended(number, status)))
 
 
 def main() -> None:
