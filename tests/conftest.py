@@ -7,9 +7,9 @@ import os
 import pytest
 from hypothesis import settings
 
-from tests.support.worker_coverage import pytest_configure, pytest_unconfigure
+from tests.support.worker_coverage import pytest_configure
 
-__all__ = ["pytest_configure", "pytest_unconfigure"]
+__all__ = ["pytest_configure"]
 
 FUZZ_FACTOR = int(os.environ.get("FUZZ_FACTOR", "1"))
 
