@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from cri_imaged.errors import (
     CorruptContentError,
@@ -300,6 +301,23 @@ async def test_no_child_outlives_the_pool(into: DirectoryExtraction, tmp_path: P
     with pytest.raises(WorkerDiedError, match="closed"):
         await pool.apply(source, PLAIN, into)
     assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_under_the_daemons_event_loop(into: DirectoryExtraction, tmp_path: Path) -> None:
+    async def grow() -> Applied:
+        async with WorkerPool(Limits(), max_workers=1) as pool:
+            source = Growing(tmp_path)
+            task = asyncio.create_task(pool.apply(source, PLAIN, into))
+            await source.write(LAYER[:30_000])
+            await until(workers)
+            await source.restart()
+            for piece in t.split(LAYER, [10_000]):
+                await source.write(piece)
+            await source.complete()
+            return await task
+
+    check(uvloop.run(grow()), LAYER, into.directory)
+    assert descendants() == []
 
 
 async def test_unknown_media_type(
