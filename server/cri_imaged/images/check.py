@@ -217,7 +217,9 @@ class Checker:
                 lambda: first_difference(list_tree(again), list_tree(tree))
             )
         finally:
-            await self._database.write(lambda db: leases.end(db, lease, keep_for_resume=False))
+            await self._database.write(
+                lambda db: leases.end(db, lease, keep_for_resume=False), makes_room=True
+            )
             await self._collector.collect()
 
     async def _unpack_again(self, snapshotter: Snapshotter, step: Step, lease: Lease) -> Path:
@@ -227,7 +229,9 @@ class Checker:
         assert not isinstance(into, AlreadyPresent)
         try:
             source = self._content.source(step.layer.digest)
-            applied = await self._applier.apply(source, step.layer.media_type, into)
+            applied = await self._applier.apply(
+                source, step.layer.media_type, into, algorithm=step.diff_id.algorithm
+            )
         except BaseException:
             await to_the_end(snapshotter.remove(key))
             raise

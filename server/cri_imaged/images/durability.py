@@ -54,8 +54,8 @@ class Durability:
             self._wanted.clear()
             try:
                 await self.sync()
-            except OSError as error:
-                log.error("could not sync; nothing is marked durable", error=str(error))
+            except Exception:  # whatever it is, later pulls are synced nevertheless
+                log.exception("could not sync; nothing is marked durable")
 
     async def sync(self) -> None:
         """Make durable what is there now.

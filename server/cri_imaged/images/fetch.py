@@ -4,14 +4,37 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from cri_imaged.errors import CorruptContentError, RegistryError
+from cri_imaged.errors import CorruptContentError, RegistryError, SourceFailedError
 from cri_imaged.images.flights import Flight
 from cri_imaged.metadata import leases
 from cri_imaged.metadata.database import Database
 from cri_imaged.oci.descriptor import Descriptor
+from cri_imaged.oci.digest import Digest
 from cri_imaged.ports import ByteStream, ContentStore, Fetcher, Ingest, LayerSource
+
+
+class _Bytes(Protocol):
+    """A blob's bytes, growing or whole."""
+
+    @property
+    def offset(self) -> int: ...
+
+    def source(self) -> LayerSource: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """A blob that is in the content store already."""
+
+    offset: int
+    content: ContentStore
+    digest: Digest
+
+    def source(self) -> LayerSource:
+        return self.content.source(self.digest)
 
 
 class BlobFlight(Flight[Fetcher]):
@@ -32,7 +55,7 @@ class BlobFlight(Flight[Fetcher]):
         self._count = count
         self._tries = tries
         self._lease = leases.new()
-        self._opened: asyncio.Future[Ingest] = asyncio.get_running_loop().create_future()
+        self._opened: asyncio.Future[_Bytes] = asyncio.get_running_loop().create_future()
         self.received = 0
         """Bytes that came over the network."""
 
@@ -47,6 +70,8 @@ class BlobFlight(Flight[Fetcher]):
         while not self._opened.done():
             either: set[asyncio.Future[Any]] = {self._opened, done}
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if done.cancelled():
+                raise SourceFailedError(f"blob {self._descriptor.digest}: the fetch was given up")
             if done.done():
                 done.result()
         return self._opened.result().source()
@@ -54,16 +79,27 @@ class BlobFlight(Flight[Fetcher]):
     async def work(self) -> None:
         """See `Flight.work`."""
         await self._database.write(lambda db: leases.insert(db, self._lease))
+        digest = self._descriptor.digest
+        held = await self._content.hold(digest, self._lease)
+        if held is not None and held.state == "present":
+            # It came since the pull that began this flight was planned.
+            self._open(_Whole(held.size, self._content, digest))
+            self.land()
+            return
         async with self._content.writer(self._descriptor, self._lease) as ingest:
-            if self._opened.done():
-                self._opened = asyncio.get_running_loop().create_future()
-            self._opened.set_result(ingest)
+            self._open(ingest)
             await self.attempt(lambda fetcher: self._fetch(ingest, fetcher))
+
+    def _open(self, opened: _Bytes) -> None:
+        if self._opened.done():
+            self._opened = asyncio.get_running_loop().create_future()
+        self._opened.set_result(opened)
 
     async def release(self) -> None:
         """See `Flight.release`. Where no pull made the blob known, it waits to be resumed."""
         await self._database.write(
-            lambda db: leases.end(db, self._lease, keep_for_resume=not self.known)
+            lambda db: leases.end(db, self._lease, keep_for_resume=not self.known),
+            makes_room=True,
         )
 
     async def _fetch(self, ingest: Ingest, fetcher: Fetcher) -> None:

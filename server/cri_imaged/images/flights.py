@@ -15,14 +15,15 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Hashable
 from contextlib import asynccontextmanager
 from typing import Any, Generic, TypeVar
 
-from cri_imaged.errors import ImagedError
+from cri_imaged.errors import ImagedError, SourceFailedError
 
 K = TypeVar("K", bound=Hashable)
 M = TypeVar("M")
 
 
 class Waiter(Generic[M]):
-    """One pull's part in a flight. Waiters of equal `share` bring the same and fail together."""
+    """One pull's part in a flight. Waiters of equal `share` bring the same and fail together; but
+    where a waiter's source fails, others may have another one."""
 
     def __init__(self, means: M, share: Hashable) -> None:
         self.means = means
@@ -91,6 +92,8 @@ class Flight(ABC, Generic[M]):
             except asyncio.CancelledError:
                 task.cancel()
                 await asyncio.wait([task])
+                if not task.cancelled():
+                    task.exception()  # of no interest any more
                 raise
             finally:
                 self._active = None
@@ -98,7 +101,9 @@ class Flight(ABC, Generic[M]):
                 continue
             error = task.exception()
             if error is None:
-                self._land()
+                self.land()
+            elif isinstance(error, SourceFailedError):
+                waiter.fail(error)
             elif isinstance(error, ImagedError):
                 for other in self._waiters:
                     if other.share == waiter.share:
@@ -106,7 +111,8 @@ class Flight(ABC, Generic[M]):
             else:
                 raise error
 
-    def _land(self) -> None:
+    def land(self) -> None:
+        """The work is done, for the waiters there are and for those who come later."""
         self._landed = True
         for waiter in self._waiters:
             if not waiter.done.done():

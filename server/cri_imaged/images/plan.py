@@ -67,6 +67,9 @@ def make_plan(
     `committed` are the chainIDs that the snapshotter has; `blobs` what the content store knows of
     each layer's blob. A blob under a committed snapshot comes only where it was lost: a damaged
     store is made whole again, a discarded blob stays away.
+
+    Raises:
+        CorruptContentError: the manifest contradicts its config or a blob that is here.
     """
     chain = image_chain(manifest, config)
     base = max((n + 1 for n, chain_id in enumerate(chain) if chain_id in committed), default=0)
@@ -80,6 +83,10 @@ def make_plan(
     for layer in manifest.layers:
         info = blobs.get(layer.digest)
         state = info.state if info is not None else None
+        if info is not None and state == "present" and info.size != layer.size:
+            raise CorruptContentError(
+                f"manifest says {layer.size} bytes of layer {layer.digest}, which has {info.size}"
+            )
         if state == "lost" or (layer.digest in needed and state != "present"):
             fetch[layer.digest] = layer
         elif state is None:

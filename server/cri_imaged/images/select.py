@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cri_imaged.errors import CorruptContentError, LimitExceededError, NotFoundError
+from cri_imaged.errors import (
+    CorruptContentError,
+    LimitExceededError,
+    NotFoundError,
+    RegistryError,
+)
 from cri_imaged.limits import Limits
 from cri_imaged.oci import platform as platforms
 from cri_imaged.oci.descriptor import Descriptor
@@ -36,7 +41,7 @@ async def select(
         NotFoundError: no manifest for the platform; the message lists those there are.
         CorruptContentError, UnsupportedContentError, LimitExceededError, RegistryError
     """
-    descriptor, data = resolved.descriptor, resolved.document
+    descriptor, data, tries = resolved.descriptor, resolved.document, limits.tries_per_request
     documents: list[Digest] = []
     for _ in range(limits.index_depth + 1):
         await content.put(descriptor.digest, data, lease)
@@ -46,12 +51,12 @@ async def select(
             break
         descriptor = _choose(document, wanted)
         data = await _document(
-            descriptor, resolved.fetcher, content, lease, limits.manifest_bytes, "manifest"
+            descriptor, resolved.fetcher, content, lease, limits.manifest_bytes, tries
         )
     else:
         raise LimitExceededError(f"indexes are nested more than {limits.index_depth} deep")
     config_data = await _document(
-        document.config, resolved.fetcher, content, lease, limits.config_bytes, "config"
+        document.config, resolved.fetcher, content, lease, limits.config_bytes, tries
     )
     await content.put(document.config.digest, config_data, lease)
     config = parse_config(config_data, limits)
@@ -91,31 +96,46 @@ async def _document(
     content: ContentStore,
     lease: Lease,
     limit: int,
-    what: str,
+    tries: int,
 ) -> bytes:
     """A small document: from the content store where it is intact there, else from the registry."""
     if descriptor.size > limit:
         raise LimitExceededError(
-            f"{what} {descriptor.digest} has {descriptor.size} bytes, limit {limit}"
+            f"document {descriptor.digest} has {descriptor.size} bytes, limit {limit}"
         )
     held = await content.hold(descriptor.digest, lease)
-    if held is not None and held.state == "present":
+    if held is not None and (held.state, held.size) == ("present", descriptor.size):
         try:
             return await content.read(descriptor.digest, limit)
         except (CorruptContentError, NotFoundError):
             pass  # damaged on this disk: the registry's copy replaces it
-    received = bytearray()
-    async with fetcher.fetch(descriptor) as stream:
-        async for chunk in stream:
-            received += chunk
-            if len(received) > descriptor.size:
-                break
-    data = bytes(received)
-    if len(data) != descriptor.size or Digest.of(data, descriptor.digest.algorithm) != (
-        descriptor.digest
-    ):
-        raise CorruptContentError(
-            f"{what} {descriptor.digest}: the registry sent {len(data)} other bytes "
-            f"than the {descriptor.size} that its descriptor names"
+    return await _fetch(descriptor, fetcher, tries)
+
+
+async def _fetch(descriptor: Descriptor, fetcher: Fetcher, tries: int) -> bytes:
+    """A small document from the first host that delivers what its descriptor names."""
+    mismatch: CorruptContentError | None = None
+    for _ in range(tries):
+        received = bytearray()
+        try:
+            async with fetcher.fetch(descriptor) as stream:
+                async for chunk in stream:
+                    received += chunk
+        except CorruptContentError as error:
+            mismatch = mismatch or error
+            continue
+        except RegistryError:
+            if mismatch is None:
+                raise
+            break
+        data = bytes(received)
+        found = Digest.of(data, descriptor.digest.algorithm)
+        if found == descriptor.digest and len(data) == descriptor.size:
+            return data
+        stream.discredit()
+        mismatch = CorruptContentError(
+            f"document {descriptor.digest} of {descriptor.size} bytes: "
+            f"the registry sent {len(data)} bytes with the digest {found}"
         )
-    return data
+    assert mismatch is not None
+    raise mismatch

@@ -18,7 +18,7 @@ async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
         try:
             await asyncio.shield(task)
         except asyncio.CancelledError as error:
-            if task.done():
+            if task.cancelled():
                 break
             cancelled = error
         except Exception:  # the task's own, raised below

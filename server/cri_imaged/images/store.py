@@ -1,7 +1,8 @@
 """The in-memory image store: an index over metadata, with containerd's semantics.
 
-An image is found by its full ID, by a truncated one that is not ambiguous, or by a reference,
-which is normalised first. What is not ready is not here.
+An image is found by its full ID, by a reference, which is normalised first, or else by a truncated
+ID that is not ambiguous: `cafe` is the image of that name where there is one. What is not ready is
+not here.
 """
 
 from __future__ import annotations
@@ -82,12 +83,11 @@ class ImageStore:
         Raises:
             InvalidRequestError: neither a reference nor an ID, or an ambiguous truncated ID.
         """
-        if _ID.fullmatch(name) and (found := self._by_id(name)):
-            return found
-        if _FULL_ID.fullmatch(name):
-            return None
-        reference = str(Reference.parse(name).canonical())
-        return self._names.get((reference, handler))
+        if not _FULL_ID.fullmatch(name):
+            reference = str(Reference.parse(name).canonical())
+            if found := self._names.get((reference, handler)):
+                return found
+        return self._by_id(name) if _ID.fullmatch(name) else None
 
     def get(self, name: str, handler: str = "") -> Image | None:
         """The image that `name` means for `handler`. Where a caller names no handler and the

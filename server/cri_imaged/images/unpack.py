@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from cri_imaged.images.plan import Step
 from cri_imaged.images.shielded import to_the_end
 from cri_imaged.metadata import leases
 from cri_imaged.metadata.database import Database
+from cri_imaged.oci.digest import Digest
 from cri_imaged.ports import AlreadyPresent, Applier, LayerSource, Snapshotter
 
 
@@ -43,11 +45,18 @@ class LayerFlight(Flight[LayerMeans]):
     async def release(self) -> None:
         """See `Flight.release`. Where no pull made the snapshot known, it waits to be resumed."""
         await self._database.write(
-            lambda db: leases.end(db, self._lease, keep_for_resume=not self.known)
+            lambda db: leases.end(db, self._lease, keep_for_resume=not self.known),
+            makes_room=True,
         )
+
+    def _held(self, chain_id: Digest) -> Callable[[sqlite3.Connection], bool]:
+        name, lease = self._snapshotter.name, self._lease
+        return lambda db: leases.hold_snapshot(db, name, chain_id, lease)
 
     async def _unpack(self, means: LayerMeans) -> None:
         step = means.step
+        if await self._database.write(self._held(step.chain_id)):
+            return  # it came since this waiter's pull was planned
         source = await means.source()
         if not self._snapshotter.independent:
             await asyncio.shield(means.parent_committed)
@@ -57,7 +66,9 @@ class LayerFlight(Flight[LayerMeans]):
             if isinstance(into, AlreadyPresent):
                 return
             try:
-                applied = await self._applier.apply(source, step.layer.media_type, into)
+                applied = await self._applier.apply(
+                    source, step.layer.media_type, into, algorithm=step.diff_id.algorithm
+                )
             except ImagedError as error:
                 raise type(error)(f"layer {step.layer.digest}: {error}") from error
             if applied.diff_id != step.diff_id:

@@ -9,9 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from cri_imaged.metadata import blobs
 from cri_imaged.metadata.database import Database
 from cri_imaged.ports import Usage
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,10 @@ class UsageMeter:
         """The background task: measures every `period` seconds."""
         while True:
             await asyncio.sleep(period)
-            await self.measure()
+            try:
+                await self.measure()
+            except Exception:
+                log.exception("could not measure the disk usage; it is tried again later")
 
     def _read(self, db: sqlite3.Connection) -> list[Usage]:
         usages = []
