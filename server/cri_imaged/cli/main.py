@@ -68,7 +68,12 @@ def cri_imaged(
 def main() -> NoReturn:
     """Run the command that the arguments name, and exit."""
     try:
-        app()
+        try:
+            app()
+        finally:
+            _flush()
+    except BrokenPipeError:  # the reader has seen enough
+        sys.exit(ExitCode.FAILED)
     except Failure as failure:
         _report(failure)
     except ConfigError as error:
@@ -84,6 +89,16 @@ def main() -> NoReturn:
             )
         )
     sys.exit(ExitCode.OK)
+
+
+def _flush() -> None:
+    """Write what is buffered now, while it can still be told that it failed."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # Or the interpreter tries again as it ends, and complains itself.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
 
 
 def _report(failure: Failure) -> NoReturn:
