@@ -1,0 +1,399 @@
+"""A pull from end to end: what it makes, what it refuses, and what a failure leaves."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cri_imaged.errors import (
+    Category,
+    CorruptContentError,
+    InvalidRequestError,
+    LimitExceededError,
+    NoSpaceError,
+    NotFoundError,
+    QueueFullError,
+    RegistryError,
+    UnsupportedContentError,
+)
+from cri_imaged.limits import Limits
+from cri_imaged.oci import media_types
+from cri_imaged.ports import Credentials
+from cri_imaged.registry.options import RegistryOptions
+from tests.images.bench import Bench, image_of, layer, serve, serve_index
+from tests.images.gated import GatedRegistry
+from tests.support import images
+from tests.support.images import descriptor, file, sha256
+from tests.support.registry import BLOB, MANIFEST, BasicAuth, FaultRegistry, corrupt, status
+
+
+async def test_an_image(bench: Bench, registry: FaultRegistry) -> None:
+    layers = [layer(0), layer(1, compression="zstd"), layer(2, compression="none")]
+    image = image_of(*layers, User="1000:1000")
+    put = serve(registry, image)
+    pulled = await bench.pull()
+    assert pulled.image.id == image.id
+    assert pulled.repo_digest == bench.name(f"@{put.manifest.digest}")
+    assert pulled.received == sum(len(each.blob) for each in layers)
+    (shown,) = bench.parts.store.all()
+    assert shown == pulled.image
+    assert shown.repo_tags == (bench.name(),)
+    assert shown.repo_digests == (pulled.repo_digest,)
+    assert (shown.record.size, shown.record.user) == (image.size, "1000:1000")
+    assert shown.record.chain_id == image.chain_id
+    tree = await bench.tree(image.id)
+    assert set(tree) == {"d", "d/0", "d/1", "d/2", "top"}
+    assert tree["top"] == b"2"
+    assert bench.leases() == []
+    assert len(registry.gets(BLOB)) == 4
+    await bench.parts.remover.remove(bench.name())
+    assert bench.parts.store.all() == []
+    await bench.nothing_is_left()
+
+
+async def test_a_second_pull_asks_the_registry_but_fetches_nothing(
+    bench: Bench, registry: FaultRegistry
+) -> None:
+    serve(registry, image_of(layer(0), layer(1)))
+    first = await bench.pull()
+    asked = len(registry.gets(MANIFEST))
+    again = await bench.pull()
+    assert again.image == first.image
+    assert again.received == 0
+    assert len(registry.gets(BLOB)) == 3
+    assert len(registry.gets(MANIFEST)) == asked + 1
+
+
+async def test_a_tag_that_moves_leaves_the_old_image(bench: Bench, registry: FaultRegistry) -> None:
+    old = image_of(layer(0))
+    serve(registry, old)
+    await bench.pull()
+    new = image_of(layer(1))
+    serve(registry, new)
+    await bench.pull()
+    assert {image.id: image.repo_tags for image in bench.parts.store.all()} == {
+        old.id: (),
+        new.id: (bench.name(),),
+    }
+    assert bench.parts.store.resolve(bench.name()) == new.id
+
+
+async def test_two_tags_of_one_image(bench: Bench, registry: FaultRegistry) -> None:
+    image = image_of(layer(0))
+    serve(registry, image, "b")
+    serve(registry, image, "a")
+    await bench.pull("b")
+    await bench.pull("a")
+    (shown,) = bench.parts.store.all()
+    assert shown.repo_tags == (bench.name("a"), bench.name("b"))
+    assert len(shown.repo_digests) == 1
+    assert await bench.parts.remover.remove(bench.name("a")) == shown
+    assert bench.parts.store.all() == []
+    await bench.nothing_is_left()
+
+
+async def test_by_digest_there_is_no_tag(bench: Bench, registry: FaultRegistry) -> None:
+    put = serve(registry, image_of(layer(0)))
+    pulled = await bench.pull(f"@{put.manifest.digest}")
+    assert pulled.image.repo_tags == ()
+    assert pulled.image.repo_digests == (pulled.repo_digest,)
+    tagged = f"{bench.name('latest')}@{put.manifest.digest}"
+    assert (await bench.parts.puller.pull(tagged)).image == pulled.image
+
+
+async def test_odd_images(bench: Bench, registry: FaultRegistry) -> None:
+    same = layer(0)
+    shared = image_of(layer(1))
+    other = json.loads(shared.manifest) | {"annotations": {"another": "manifest"}}
+    serve(registry, image_of(), "without-layers")
+    serve(registry, image_of(images.layer({})), "empty-layer")
+    serve(registry, image_of(same, layer(2), same), "one-layer-twice")
+    serve(registry, shared, "shared-config")
+    registry.add_manifest(
+        "library/demo", "same-config", images.MANIFEST, json.dumps(other).encode()
+    )
+    for tag in ("without-layers", "empty-layer", "one-layer-twice", "shared-config", "same-config"):
+        pulled = await bench.pull(tag)
+        await bench.tree(bench.name(tag))
+        assert bench.parts.store.get(bench.name(tag)) == pulled.image
+    (both,) = [each for each in bench.parts.store.all() if each.id == shared.id]
+    assert both.repo_tags == (bench.name("same-config"), bench.name("shared-config"))
+    assert len(both.repo_digests) == 2
+
+
+async def test_sha512_blobs_and_diff_ids(bench: Bench, registry: FaultRegistry) -> None:
+    good = layer(0)
+    tar = gzip.decompress(good.blob)
+    image = image_of(replace(good, diff_id=f"sha512:{hashlib.sha512(tar).hexdigest()}"))
+    document = json.loads(image.manifest)
+    digest = f"sha512:{hashlib.sha512(good.blob).hexdigest()}"
+    document["layers"][0]["digest"] = digest
+    registry.blobs[digest] = good.blob
+    registry.add_blob(image.config)
+    registry.add_manifest("library/demo", "latest", images.MANIFEST, json.dumps(document).encode())
+    pulled = await bench.pull()
+    assert pulled.image.record.chain_id == image.layers[0].diff_id
+    assert (await bench.tree(image.id))["top"] == b"0"
+
+
+# --- indexes and platforms -------------------------------------------------------------------
+
+
+def platform(architecture: str, variant: str = "") -> dict[str, str]:
+    return {"os": "linux", "architecture": architecture, "variant": variant}
+
+
+async def test_the_manifest_of_this_platform(bench: Bench, registry: FaultRegistry) -> None:
+    ours, other = image_of(layer(0)), replace(image_of(layer(1)), architecture="s390x")
+    entries = [
+        descriptor(other.manifest, images.MANIFEST, platform=platform("s390x")),
+        descriptor(ours.manifest, images.MANIFEST, platform=platform(ours.architecture)),
+    ]
+    serve(registry, ours, "ours")
+    serve(registry, other, "other")
+    index = serve_index(registry, entries, "both")
+    pulled = await bench.pull("both")
+    assert pulled.image.id == ours.id
+    assert pulled.repo_digest == bench.name(f"@{index}")
+    with pytest.raises(NotFoundError, match=r"no manifest for platform linux/.*linux/s390x"):
+        await bench.pull("other")
+    only = serve_index(registry, entries[:1], "only-other")
+    with pytest.raises(NotFoundError, match="the image is there for linux/s390x"):
+        await bench.pull(f"@{only}")
+
+
+async def test_indexes_within_indexes(bench: Bench, registry: FaultRegistry) -> None:
+    image = image_of(layer(0))
+    put = serve(registry, image, "0")
+    entry = {"mediaType": images.MANIFEST, "digest": put.manifest.digest}
+    size = put.manifest.size
+    for depth in range(1, 5):
+        digest = serve_index(registry, [{**entry, "size": size}], str(depth))
+        entry = {"mediaType": images.INDEX, "digest": digest}
+        size = len(registry.manifests["library/demo", digest][1])
+    pulled = await bench.pull("3")
+    assert pulled.image.id == image.id
+    with pytest.raises(LimitExceededError, match="nested more than 3 deep"):
+        await bench.pull("4")
+
+
+async def test_an_index_whose_entry_tells_no_platform(
+    bench: Bench, registry: FaultRegistry
+) -> None:
+    other = replace(image_of(layer(1)), architecture="s390x")
+    serve(registry, other, "other")
+    serve_index(registry, [descriptor(other.manifest, images.MANIFEST)])
+    with pytest.raises(NotFoundError, match="the image is for linux/s390x alone"):
+        await bench.pull()
+    image = image_of(layer(0))
+    serve(registry, image, "ours")
+    serve_index(registry, [descriptor(image.manifest, images.MANIFEST)])
+    assert (await bench.pull()).image.id == image.id
+
+
+# --- refusals --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["", "lower/UPPER", "a:b:c", "host/a@sha256:x", "a" * 300, "0" * 64]
+)
+async def test_a_name_that_is_none(bench: Bench, name: str) -> None:
+    with pytest.raises(InvalidRequestError):
+        await bench.parts.puller.pull(name)
+    assert bench.parts.running.list() == []
+
+
+async def refused(bench: Bench, error: type[Exception], says: str) -> None:
+    """The pull fails so, shows nothing, and leaves nothing that a collection does not find."""
+    with pytest.raises(error, match=says):
+        await bench.pull()
+    assert bench.parts.store.all() == []
+    assert "pull" not in bench.leases()
+    await bench.nothing_is_left()
+
+
+async def test_an_unknown_tag(bench: Bench) -> None:
+    await refused(bench, RegistryError, "MANIFEST_UNKNOWN|404")
+
+
+async def test_wrong_diff_id(bench: Bench, registry: FaultRegistry) -> None:
+    serve(registry, image_of(layer(0), images.with_wrong_diff_id(layer(1)), layer(2)))
+    await refused(bench, CorruptContentError, "layer sha256:.* unpacks to diffID")
+
+
+async def test_a_layer_that_is_no_archive(bench: Bench, registry: FaultRegistry) -> None:
+    bad = images.Layer(gzip.compress(b"x" * 5000), media_types.OCI_LAYER_GZIP, sha256(b"x" * 5000))
+    serve(registry, image_of(layer(0), bad))
+    await refused(bench, CorruptContentError, "layer sha256")
+
+
+async def test_wrong_bytes_of_a_layer(bench: Bench, registry: FaultRegistry) -> None:
+    serve(registry, image_of(layer(0)))
+    registry.faults.append(corrupt(where=BLOB, reference=image_layer(registry)))
+    await refused(bench, CorruptContentError, "other bytes|delivered something else")
+
+
+def image_layer(registry: FaultRegistry) -> str:
+    """The digest of the first layer of the demo image."""
+    (_, document) = registry.manifests["library/demo", "latest"]
+    return str(json.loads(document)["layers"][0]["digest"])
+
+
+async def test_layers_and_diff_ids_differ_in_number(bench: Bench, registry: FaultRegistry) -> None:
+    image = image_of(layer(0), layer(1))
+    document = json.loads(image.manifest)
+    document["layers"].pop()
+    registry.add_blob(image.config)
+    registry.add_manifest("library/demo", "latest", images.MANIFEST, json.dumps(document).encode())
+    await refused(bench, CorruptContentError, "1 layers, its config 2 diffIDs")
+
+
+@pytest.mark.parametrize("wrong", [-1, 1])
+async def test_a_descriptor_with_a_wrong_size(
+    bench: Bench, registry: FaultRegistry, wrong: int
+) -> None:
+    image = image_of(layer(0))
+    serve(registry, image)
+    document = json.loads(image.manifest)
+    document["layers"][0]["size"] += wrong
+    registry.add_manifest("library/demo", "latest", images.MANIFEST, json.dumps(document).encode())
+    await refused(bench, Exception, "bytes")
+
+
+@pytest.mark.parametrize("wrong", [-1, 1])
+async def test_a_wrong_size_is_wrong_whether_or_not_the_blob_is_here(
+    bench: Bench, registry: FaultRegistry, wrong: int
+) -> None:
+    image = image_of(layer(0))
+    serve(registry, image, "good")
+    await bench.pull("good")
+    for part in ("layers", "config"):
+        document = json.loads(image.manifest)
+        described = document[part] if part == "config" else document[part][0]
+        described["size"] += wrong
+        registry.add_manifest("library/demo", "bad", images.MANIFEST, json.dumps(document).encode())
+        with pytest.raises((CorruptContentError, RegistryError), match="bytes"):
+            await bench.pull("bad")
+    assert [each.repo_tags for each in bench.parts.store.all()] == [(bench.name("good"),)]
+    assert bench.parts.store.all()[0].record.size == image.size
+
+
+async def test_what_is_no_image(bench: Bench, registry: FaultRegistry) -> None:
+    artifact = {
+        "schemaVersion": 2,
+        "mediaType": images.MANIFEST,
+        "config": descriptor(b"{}", "application/vnd.oci.empty.v1+json"),
+        "layers": [],
+    }
+    registry.add_manifest("library/demo", "latest", images.MANIFEST, json.dumps(artifact).encode())
+    await refused(bench, UnsupportedContentError, "artifact")
+
+
+async def test_no_space_for_what_is_missing(bench: Bench, registry: FaultRegistry) -> None:
+    image = image_of(layer(0))
+    document = json.loads(image.manifest)
+    document["layers"][0]["size"] = 100 << 30
+    disk = os.statvfs(bench.root)
+    if disk.f_bavail * disk.f_frsize > 100 << 30:
+        pytest.skip("this disk is very large")
+    serve(registry, image)
+    registry.add_manifest("library/demo", "latest", images.MANIFEST, json.dumps(document).encode())
+    await refused(bench, NoSpaceError, f"{100 << 30} compressed bytes are missing")
+    assert registry.gets(BLOB)[-1].path.endswith(json.loads(image.manifest)["config"]["digest"])
+
+
+async def test_an_unauthorised_pull_is_not_told_that_the_image_is_here(
+    bench: Bench, registry: FaultRegistry
+) -> None:
+    serve(registry, image_of(layer(0)))
+    registry.auth = BasicAuth({"user": "right"})
+    await bench.pull(credentials=Credentials("user", "right"))
+    for credentials in (None, Credentials("user", "wrong")):
+        with pytest.raises(RegistryError) as error:
+            await bench.pull(credentials=credentials)
+        assert error.value.category is Category.UNAUTHENTICATED
+
+
+async def test_a_failed_pull_is_taken_up_again(bench: Bench, registry: FaultRegistry) -> None:
+    image = image_of(*(layer(number) for number in range(4)))
+    put = serve(registry, image)
+    registry.faults.append(status(404, where=BLOB, reference=put.layers[3].digest))
+    with pytest.raises(RegistryError, match="404"):
+        await bench.pull()
+    assert bench.shown() == set()
+    had = bench.rows("SELECT digest FROM blobs")
+    assert set(bench.leases()) <= {"resume"}
+    registry.faults.clear()
+    fetched = len(registry.gets(BLOB))
+    await bench.pull()
+    assert len(registry.gets(BLOB)) - fetched <= 5 - (len(had) - 1)
+    assert (await bench.tree(image.id))["top"] == b"3"
+    assert "pull" not in bench.leases()
+
+
+async def test_too_many_pulls(tmp_path: Path, registry: GatedRegistry) -> None:
+    put = serve(registry, image_of(layer(0)))
+    gate = registry.hold(put.layers[0].digest)
+    limits = Limits(running_pulls=2, waiting_pulls=3)
+    async with Bench.open(tmp_path, registry, limits=limits) as bench:
+        pulls = [bench.start() for _ in range(5)]
+        await registry.held(gate)
+        with pytest.raises(QueueFullError, match="3 pulls wait already, limit 3"):
+            await bench.pull()
+        pulls[4].cancel()
+        gate.opened.set()
+        found = {(await pull).image.id for pull in pulls[:4]}
+        assert found == {bench.parts.store.all()[0].id}
+        assert len(registry.gets(BLOB)) == 2
+
+
+async def test_what_somebody_took_away_comes_back_with_the_next_pull(
+    bench: Bench, registry: FaultRegistry
+) -> None:
+    image = image_of(layer(0), layer(1))
+    put = serve(registry, image)
+    await bench.pull()
+    blob = bench.root / "content" / "blobs" / "sha256" / put.layers[0].digest.hex
+    blob.unlink()
+    for folder in (bench.root / "snapshots" / "native").iterdir():
+        shutil.rmtree(folder)
+    await bench.pull()
+    assert blob.stat().st_size == put.layers[0].size
+    assert set(await bench.tree(image.id)) == {"d", "d/0", "d/1", "top"}
+
+
+async def test_the_config_is_taken_from_the_next_host_where_a_mirror_lies(
+    tmp_path: Path, registry: FaultRegistry
+) -> None:
+    image = image_of(layer(0))
+    put = serve(registry, image)
+    async with FaultRegistry() as mirror:
+        mirror.share(registry)
+        mirror.faults.append(corrupt(where=BLOB, reference=put.config.digest))
+        folder = tmp_path / "certs.d" / registry.authority
+        folder.mkdir(parents=True)
+        (folder / "hosts.toml").write_text(
+            f'server = "{registry.url}"\n[host."{mirror.url}"]\n'
+            'capabilities = ["pull", "resolve"]\n'
+        )
+        options = RegistryOptions(config_path=str(tmp_path / "certs.d"))
+        async with Bench.open(tmp_path / "root", registry, registry_options=options) as bench:
+            assert (await bench.pull()).image.id == image.id
+        assert len(mirror.gets(BLOB)) >= 1
+        assert put.config.digest in {seen.path.rpartition("/")[2] for seen in registry.gets(BLOB)}
+
+
+async def test_a_file_system_in_a_file(bench: Bench, registry: FaultRegistry) -> None:
+    """Upper layers are seen through the views of the stack."""
+    lower = images.layer({"a": file("old"), "b": file("gone"), "c": file("kept")})
+    upper = images.layer({"a": file("new"), ".wh.b": images.WHITEOUT})
+    serve(registry, image_of(lower, upper))
+    pulled = await bench.pull()
+    assert await bench.tree(pulled.image.id) == {"a": b"new", "c": b"kept"}
