@@ -130,19 +130,19 @@ async def use_cases(config: Config) -> AsyncIterator[UseCases]:
     options, limits, root = config.image, config.image.limits, config.root
     async with AsyncExitStack() as stack:
         stack.enter_context(locked(root))
-        database, salvage = await open_database(root / "metadata.db")
+        database = await open_database(root / "metadata.db")
         stack.push_async_callback(database.close)
         trash = Trash(root / "trash")
         stack.callback(trash.close)
         content = FileContentStore(root / "content", database, trash)
         default = options.snapshotter or _best_snapshotter(root)
         snapshotters = _snapshotters(config, default, database, trash)
-        await recover(
+        now = epoch(root)
+        is_new = await recover(
             database,
             content,
             snapshotters.values(),
-            epoch(root),
-            salvage=salvage,
+            now,
             unmounted=lambda views: stale_views(mounts(), views),
         )
 
@@ -167,8 +167,9 @@ async def use_cases(config: Config) -> AsyncIterator[UseCases]:
             DistributionClient(options.registry, limits, timeout)
         )
         airport = Airport(content, pool, database, limits, metrics.fetched)
-        if salvage:
-            await Salvager(database, content, airport, snapshotters[default], store, limits).run()
+        if is_new:
+            salvager = Salvager(database, content, airport, snapshotters[default], store, limits)
+            await salvager.run(now)
         running = RunningPulls()
         puller = Puller(
             resolver=client,

@@ -183,9 +183,9 @@ def threads(pid: int) -> int:
 
 async def test_a_crowd(victim: Victim, scratch: Scratch, source: Source) -> None:
     samples = [*family(SEED), *family(SEED + 1)]
+    place = source.place()
     references = [
-        source.add(sample, f"{victim.directory.name}/s{number}:1")
-        for number, sample in enumerate(samples)
+        source.add(sample, f"{place}/s{number}:1") for number, sample in enumerate(samples)
     ]
     dice = chance("crowd", victim.snapshotter)
     source.registry.faults[:] = [Fault(where=BLOB, pace=dice.choice((0.005, 0.02)))]

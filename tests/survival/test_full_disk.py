@@ -66,7 +66,7 @@ class Bench:
     def __init__(self, victim: Victim, disk: LoopFileSystem, source: Source) -> None:
         self.victim, self.disk = victim, disk
         self.keepers, self.large = family(3)[:2], large()
-        place = victim.directory.name
+        place = source.place()
         self.kept = [source.add(s, f"{place}/keep{n}:1") for n, s in enumerate(self.keepers)]
         self.reference = source.add(self.large, f"{place}/large:1")
         self.oracle = Oracle([*self.keepers, self.large])
@@ -160,7 +160,7 @@ def snapshotter_for(case: int) -> str:
     return SNAPSHOTTERS[case % 2]
 
 
-@pytest.mark.parametrize(("case", "point"), enumerate([*TOO_EARLY, *PERHAPS]))
+@pytest.mark.parametrize(("case", "point"), list(enumerate([*TOO_EARLY, *PERHAPS])))
 def test_the_disk_is_full_from_one_step_on(benches: Benches, case: int, point: str) -> None:
     with benches.lent(snapshotter_for(case)) as bench:
         bench.victim.obey(Order(point, 1, "fill", str(bench.filler)))
@@ -177,7 +177,7 @@ def test_the_disk_is_full_when_a_layer_is_sealed(benches: Benches, snapshotter: 
         bench.judge(bench.pull(), must_fail=False)
 
 
-@pytest.mark.parametrize(("case", "megabytes"), enumerate((0.25, 1, 4, 6, 9, 14)))
+@pytest.mark.parametrize(("case", "megabytes"), list(enumerate((0.25, 1, 4, 6, 9, 14))))
 def test_the_disk_becomes_full_on_the_way(benches: Benches, case: int, megabytes: float) -> None:
     """Of what the pull itself writes: first the blobs do not fit, then what they unpack to."""
     with benches.lent(snapshotter_for(case)) as bench:
@@ -187,12 +187,14 @@ def test_the_disk_becomes_full_on_the_way(benches: Benches, case: int, megabytes
 
 @pytest.mark.parametrize(
     ("case", "point"),
-    enumerate(
-        (
-            "a lease is written but not committed",
-            "an ingest is opened",
-            "a snapshot's row is written",
-            "a worker is forked",
+    list(
+        enumerate(
+            (
+                "a lease is written but not committed",
+                "an ingest is opened",
+                "a snapshot's row is written",
+                "a worker is forked",
+            )
         )
     ),
 )
@@ -223,7 +225,6 @@ def test_removing_images_makes_room_on_a_full_disk(benches: Benches, snapshotter
     """The kubelet's way out: nothing else may be needed to come back from a full disk."""
     with benches.lent(snapshotter) as bench:
         assert bench.pull() is None
-        bench.disk.fill_up_to(bench.filler, 0)
         fill(bench.filler)
         bench.victim.remove(bench.reference)
         oracle.collect(bench.victim)

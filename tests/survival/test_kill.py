@@ -64,7 +64,7 @@ class Bench:
     spoilt: str = field(init=False)
 
     def __post_init__(self) -> None:
-        place = self.victim.directory.name
+        place = self.source.place()
         self.references = [
             self.source.add(sample, f"{place}/sample{number}:1")
             for number, sample in enumerate(self.samples)

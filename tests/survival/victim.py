@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import sys
 import threading
@@ -77,6 +78,11 @@ class Source:
 
     def __init__(self, registry: FaultRegistry) -> None:
         self.registry = registry
+        self._places = itertools.count()
+
+    def place(self) -> str:
+        """A part of a repository's name that nobody else uses here."""
+        return f"place{next(self._places)}"
 
     def add(self, sample: Sample, name: str) -> str:
         """Serve `sample` as `name` (repository and tag); returns the full reference."""

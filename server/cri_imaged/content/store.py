@@ -130,7 +130,7 @@ class FileContentStore:
                 os.unlink(path)
 
     async def reclaim(self, digests: Sequence[Digest]) -> None:
-        """See `ContentStore.reclaim`."""
+        """See `ContentStore.reclaim`. Writes no row: it must work on a full disk."""
 
         def discard(db: sqlite3.Connection) -> None:
             for digest in digests:
@@ -138,7 +138,7 @@ class FileContentStore:
                 if info is None or info.state != "present":
                     self._trash.put(self.path(digest))
 
-        await self._database.write(discard)
+        await self._database.read(discard)
 
     async def reap(self) -> None:
         """See `ContentStore.reap`."""
@@ -222,7 +222,11 @@ class FileContentStore:
             if not published:
                 path.rename(self.path(info.digest))
 
-        await self._database.write(publish)
+        try:
+            await self._database.write(publish)
+        except Exception:
+            await self.reclaim([info.digest])  # renamed, but without a row
+            raise
 
 
 def _digest_of(ingest_name: str) -> Digest:

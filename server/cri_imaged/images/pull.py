@@ -195,5 +195,7 @@ class Puller:
             ended = True
         finally:
             await to_the_end(
-                self._database.write(lambda db: leases.end(db, lease, keep_for_resume=not ended))
+                self._database.write(
+                    lambda db: leases.end(db, lease, keep_for_resume=not ended), makes_room=True
+                )
             )

@@ -58,7 +58,9 @@ class Rebuilder:
             log.warning("image could not be rebuilt", names=image.names, error=str(error))
         finally:
             await to_the_end(
-                self._database.write(lambda db: leases.end(db, lease, keep_for_resume=False))
+                self._database.write(
+                    lambda db: leases.end(db, lease, keep_for_resume=False), makes_room=True
+                )
             )
         if rebuilt:
             log.info("image rebuilt from its blobs", names=image.names)

@@ -20,26 +20,29 @@ async def recover(
     snapshotters: Iterable[Snapshotter],
     epoch: str,
     *,
-    salvage: bool,
     unmounted: Callable[[Sequence[View]], Sequence[str]],
-) -> None:
+) -> bool:
     """Bring rows and files into agreement: clear what a crash left, distrust what a power cut may
-    have torn, and take note of what somebody else removed. With `salvage` blobs without a row are
-    left for the salvager; `unmounted` gives the keys of the
-    views that nobody has mounted."""
-    await database.write(leases.inherit)
+    have torn, and take note of what somebody else removed. `unmounted` gives the keys of the views
+    that nobody has mounted.
+
+    Returns whether the database is new. Blobs without a row are left then, to be salvaged.
+    """
+    await database.write(leases.inherit, makes_room=True)
     before = await database.read(durability.epoch)
-    rebooted = before is not None and before != epoch
+    rebooted = before != epoch
     if rebooted:
         await _distrust(database, content)
-    if not salvage:
+    if before is not None:
         await content.reap()
     for snapshotter in snapshotters:
         await snapshotter.reap()
         await _reconcile_views(snapshotter, unmounted, release=rebooted)
-    await database.write(lambda db: durability.set_epoch(db, epoch), durable=True)
+    if before is not None:
+        await database.write(lambda db: durability.set_epoch(db, epoch), durable=True)
     for image in await database.read(images.damaged):
         log.warning("image is damaged and hidden until it is whole again", names=image.names)
+    return before is None
 
 
 async def _distrust(database: Database, content: ContentStore) -> None:

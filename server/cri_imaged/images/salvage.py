@@ -16,8 +16,8 @@ from cri_imaged.images.deliver import Delivery
 from cri_imaged.images.plan import Plan, compressed_size
 from cri_imaged.images.store import ImageStore
 from cri_imaged.limits import Limits
-from cri_imaged.metadata import blobs, images, leases
-from cri_imaged.metadata.database import Database
+from cri_imaged.metadata import blobs, durability, images, leases
+from cri_imaged.metadata.database import CorruptDatabaseError, Database
 from cri_imaged.metadata.images import NewImage
 from cri_imaged.oci.descriptor import Descriptor
 from cri_imaged.oci.digest import Digest
@@ -33,16 +33,20 @@ from cri_imaged.ports import ContentStore, Lease, Snapshotter
 log = structlog.get_logger()
 
 
-async def open_database(path: Path) -> tuple[Database, bool]:
-    """Open the database at `path`; a corrupt one is set aside for a new one. Returns it, and
-    whether it is such a new one.
+_RESERVE = 4 << 20
+"""Bytes for the transactions that make room on a full disk: hundreds of pages."""
+
+
+async def open_database(path: Path) -> Database:
+    """Open the database at `path`; a corrupt one is set aside for a new one.
 
     Raises:
         SchemaTooNewError: a newer version of the program wrote it.
+        NoSpaceError
     """
     try:
-        return await Database.open(path), False
-    except sqlite3.DatabaseError as error:
+        return await Database.open(path, reserve=_RESERVE)
+    except CorruptDatabaseError as error:
         suffix = f".damaged-{int(time.time())}"
         for file in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
             if file.exists():
@@ -52,11 +56,12 @@ async def open_database(path: Path) -> tuple[Database, bool]:
             error=str(error),
             set_aside=f"{path}{suffix}",
         )
-        return await Database.open(path), True
+        return await Database.open(path, reserve=_RESERVE)
 
 
 class Salvager:
-    """Makes images of what is in the content store."""
+    """Makes images of what is in the content store. A database is to be filled by it as long as it
+    has no epoch: so what a crash interrupts is begun again."""
 
     def __init__(
         self,
@@ -74,9 +79,10 @@ class Salvager:
         self._store = store
         self._limits = limits
 
-    async def run(self) -> None:
+    async def run(self, epoch: str) -> None:
         """Verify every blob's file and make it known, then unpack each image whose blobs are all
-        there. What makes no image stays a while for the next pulls."""
+        there. What makes no image stays a while for the next pulls. At the end the database gets
+        its `epoch`."""
         lease = leases.new()
         await self._database.write(lambda db: leases.insert(db, lease))
         try:
@@ -84,8 +90,12 @@ class Salvager:
             for digest in salvaged:
                 await self._salvage(digest, lease)
         finally:
-            await self._database.write(lambda db: leases.end(db, lease, keep_for_resume=True))
-        log.warning("salvaged", blobs=len(salvaged), images=len(self._store.all()))
+            await self._database.write(
+                lambda db: leases.end(db, lease, keep_for_resume=True), makes_room=True
+            )
+        await self._database.write(lambda db: durability.set_epoch(db, epoch), durable=True)
+        if salvaged:
+            log.warning("salvaged", blobs=len(salvaged), images=len(self._store.all()))
 
     async def _salvage(self, digest: Digest, lease: Lease) -> None:
         """Make an image of a blob that is a manifest. A layer, a config or an index is none."""

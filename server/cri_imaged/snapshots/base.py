@@ -17,7 +17,7 @@ from typing import ClassVar, NamedTuple, TypeVar
 
 import structlog
 
-from cri_imaged.errors import InvalidRequestError, NotFoundError
+from cri_imaged.errors import InvalidRequestError, NoSpaceError, NotFoundError
 from cri_imaged.limits import Limits
 from cri_imaged.metadata import images
 from cri_imaged.metadata import snapshots as rows
@@ -341,7 +341,7 @@ class DirectorySnapshotter(ABC):
         """Delete rows; on a full disk, where that has no room, once the trash is empty."""
         try:
             return await self._database.write(delete, durable=True)
-        except sqlite3.OperationalError:
+        except NoSpaceError:
             await self._trash.drain()
             return await self._database.write(delete, durable=True)
 
