@@ -66,22 +66,21 @@ class Node:
         """Where clients connect."""
         return self.directory / "cri.sock"
 
-    def run(self, *command: str, shown: bool = True) -> str:
+    def run(self, *command: str) -> str:
         """Run a command line client in front of the viewer; returns what it printed."""
         name = Path(command[0]).name
         console.print(f"[bold]$ {' '.join([name, *command[1:]])}[/bold]")
         env = {**os.environ, "CRI_IMAGED_ADDRESS": str(self.socket)}
         # With a terminal, progress is drawn on it (standard error) while the answer is captured.
         done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=False)
-        if shown:
-            console.print(done.stdout.rstrip(), markup=False)
+        console.print(done.stdout.rstrip(), markup=False)
         if done.returncode != 0:
             raise DemoError(f"{name} {command[1]} ended with {done.returncode}")
         return done.stdout
 
-    def imaged(self, *arguments: str, shown: bool = True) -> str:
+    def imaged(self, *arguments: str) -> str:
         """Run one of our own client commands."""
-        return self.run(str(PROGRAM), *arguments, shown=shown)
+        return self.run(str(PROGRAM), *arguments)
 
 
 @contextmanager
@@ -153,8 +152,8 @@ def look(node: Node, reference: str, image_id: str) -> None:
     step("List and inspect what is there")
     listed = node.imaged("images")
     expect(reference.rpartition(":")[0] in listed, "the image is listed")
-    shown = json.loads(node.imaged("inspect", image_id, "-o", "json", shown=False))
-    expect(image_id in json.dumps(shown), "inspect finds it by its ID")
+    shown = node.imaged("inspect", image_id)
+    expect(image_id in shown, "inspect finds it by its ID")
     if crictl := shutil.which("crictl") or built_crictl():
         endpoint = f"--image-endpoint=unix://{node.socket}"
         runtime = f"--runtime-endpoint=unix://{node.socket}"
