@@ -117,7 +117,7 @@ async def mismatches(name: str, stack: Sequence[Layer]) -> list[str]:
 
 @pytest.mark.parametrize("name", sorted(CLASSES))
 @settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
 @given(stack=stacks())
 def test_a_stack_shows_what_the_model_says(name: str, stack: list[Layer]) -> None:

@@ -153,11 +153,17 @@ async def test_usage_is_of_the_layer_alone(bench: Bench) -> None:
     first = await bench.add(Layer({b"d/big": file(b"x" * 100_000), b"d/small": file(b"x")}))
     usage = await bench.snapshotter.usage(first)
     assert usage == Usage(100_001, 4)  # root, d and two files
-    second = await bench.add(Layer({b"other": file(b"12345")}, links=((b"l", b"d/big"),)), first)
-    above = await bench.snapshotter.usage(second)
-    assert above.bytes == 100_005
-    shared_directory = 1 if bench.snapshotter.name == "native" else 0
-    assert above.inodes == 3 + shared_directory
+    links = ((b"l", b"d/big"), (b"m", b"d/big"))
+    second = await bench.add(Layer({b"other": file(b"12345")}, links=links), first)
+    copied, directories = 25, 1 if bench.snapshotter.name == "native" else 0
+    assert await bench.snapshotter.usage(second) == Usage(
+        5 + (copied + directories) * 4096, 3 + directories
+    )
+    third = await bench.add(Layer(whiteouts=(b"other",)), second)
+    whiteouts = 1 if bench.snapshotter.name == "overlay" else 0
+    assert await bench.snapshotter.usage(third) == Usage(
+        directories * 4096, 1 + directories + whiteouts
+    )
 
 
 async def test_the_root_of_a_layer_that_does_not_list_it(bench: Bench) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cri_imaged.ports import Usage
-from cri_imaged.snapshots.copying import copy_node
+from cri_imaged.snapshots.copying import BLOCK, copy_node
 from cri_imaged.snapshots.directory import WRITE, Directory
 from cri_imaged.snapshots.paths import Subtrees, split
 
@@ -127,6 +127,7 @@ class _Filling:
         try:
             os.mkdir(name, 0o700, dir_fd=self._own.fd)
             self._inodes += 1
+            self._bytes += BLOCK
         except FileExistsError:
             made = False
             if self._hidden.all_of(path):

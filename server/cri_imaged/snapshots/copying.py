@@ -12,6 +12,8 @@ from typing import TypeAlias
 
 from cri_imaged.snapshots.directory import copy_xattrs, ignores_modes, set_owner
 
+BLOCK = 4096
+"""Bytes in which disk space is counted; a directory takes one block."""
 _FICLONE = 0x40049409
 _CHUNK = 1 << 30
 _NOT_CLONABLE = (
@@ -34,7 +36,7 @@ def copy_node(source: Place, target: Place) -> int:
     Links are copied, not followed. Owners, devices and xattrs are left out where not permitted.
 
     Returns:
-        Bytes of content written.
+        Bytes that it takes on disk, in whole blocks.
 
     Raises:
         FileExistsError: something is at `target`.
@@ -43,7 +45,7 @@ def copy_node(source: Place, target: Place) -> int:
     kind = stat.S_IFMT(info.st_mode)
     if kind == stat.S_IFREG:
         _copy_file(source, target)
-        return info.st_size
+        return min(-(-info.st_size // BLOCK) * BLOCK, info.st_blocks * 512)
     directory, name = target
     if kind == stat.S_IFLNK:
         os.symlink(os.readlink(_link(source)), name, dir_fd=directory)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cri_imaged.errors import CorruptContentError
 from cri_imaged.ports import Applied
-from cri_imaged.snapshots.copying import copy_node
+from cri_imaged.snapshots.copying import BLOCK, copy_node
 from cri_imaged.snapshots.directory import WRITE, Directory, set_owner
 from cri_imaged.snapshots.paths import Subtrees, check_name, components, show, split
 from cri_imaged.snapshots.resolving import Resolver
@@ -128,6 +128,7 @@ class Seal:
         except FileExistsError as error:
             raise CorruptContentError(f"layer has no directory at {show(path)}") from error
         self.inodes += 1
+        self.bytes += BLOCK
         self._describe(path)
 
     def _remember(self, path: bytes, directory: Directory) -> None:

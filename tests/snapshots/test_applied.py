@@ -1,0 +1,194 @@
+"""Layers as archives, through the real applier into both snapshotters."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import subprocess
+import sysconfig
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cri_imaged.layers.pool import WorkerPool
+from cri_imaged.limits import Limits
+from cri_imaged.oci import media_types
+from cri_imaged.oci.digest import Digest
+from cri_imaged.ports import DirectoryExtraction
+from tests.layers.sources import Whole
+from tests.snapshots.bench import CLASSES, Bench, model, scratch, shown
+from tests.snapshots.conftest import require_snapshotter
+from tests.snapshots.model import Layer, Node, Tree, differences, merge, parents, scan
+from tests.snapshots.test_differential import stacks
+from tests.support import tarballs
+
+
+class Machine:
+    """One event loop with one warm worker pool."""
+
+    def __init__(self, runner: asyncio.Runner) -> None:
+        self.runner = runner
+        self.pool = WorkerPool(Limits(), max_workers=2)
+
+    async def unpack(self, bench: Bench, archives: Sequence[Path]) -> Digest:
+        """Apply archives independently, then seal them in order."""
+        done = await asyncio.gather(
+            *(self._apply(bench, number, path) for number, path in enumerate(archives))
+        )
+        top: Digest | None = None
+        for number, applied in enumerate(done):
+            parent, top = top, Digest.of(f"{number}".encode())
+            await bench.snapshotter.commit(top, f"key-{number}", parent, applied)
+        assert top is not None
+        return top
+
+    async def _apply(self, bench: Bench, number: int, archive: Path):  # type: ignore[no-untyped-def]
+        into = await bench.snapshotter.prepare(f"key-{number}", None, bench.lease, {})
+        assert isinstance(into, DirectoryExtraction)
+        return await self.pool.apply(Whole(archive), media_types.OCI_LAYER, into)
+
+
+@pytest.fixture(scope="module")
+def machine() -> Iterator[Machine]:
+    with asyncio.Runner() as runner:
+        machine = Machine(runner)
+        runner.run(machine.pool.__aenter__())
+        try:
+            yield machine
+        finally:
+            runner.run(machine.pool.__aexit__(None, None, None))
+
+
+def as_archived(stack: Sequence[Layer]) -> list[Layer]:
+    """The layers without what their archives would say otherwise."""
+    honest: list[Layer] = []
+    tree: Tree = {}
+    for layer in stack:
+        honest.append(_as_archived(layer, tree))
+        tree = merge(tree, honest[-1])
+    return honest
+
+
+def _as_archived(layer: Layer, tree: Tree) -> Layer:
+    """One layer on top of `tree`.
+
+    A hardlink's target is looked up among the layer's own names first, through its own symlinks.
+    Opaque directories are entries: what a directory inherits that is both implicit and opaque is
+    the applier's to say.
+    """
+    entries = dict(layer.entries)
+    for path in layer.opaques:
+        entries.setdefault(path, Node("directory", 0o755, 0, 0))
+    plain = {path for path, node in entries.items() if node.kind != "directory"}
+    plain |= {*layer.hardlinks, *dict(layer.links)}
+    named = {*layer.whiteouts, *entries, *plain}
+    own = {above for path in named for above in parents(path)} | {*entries, *layer.hardlinks}
+    links: dict[bytes, bytes] = {}
+    for name, target in layer.links:
+        if target in links or (
+            target in tree
+            and tree[target].kind != "directory"
+            and target not in own
+            and target not in dict(layer.links)
+            and not plain & {*parents(target)}
+        ):
+            links[name] = target
+    return replace(layer, entries=entries, links=tuple(links.items()))
+
+
+def archived(layer: Layer, order: random.Random) -> bytes:
+    """The layer as an archive, in an order that does not matter to what it means."""
+    parts = [entry(path, node) for path, node in layer.entries.items()]
+    for path in layer.whiteouts:
+        above, slash, name = path.rpartition(b"/")
+        parts.append(tarballs.file(above + slash + b".wh." + name))
+    parts += [
+        tarballs.file(path + b"/.wh..wh..opq" if path else b".wh..wh..opq")
+        for path in layer.opaques
+    ]
+    order.shuffle(parts)
+    # A hardlink comes after its target.
+    for name, target in (*layer.hardlinks.items(), *layer.links):
+        parts.append(tarballs.hardlink(name, target))
+    return tarballs.archive(*parts)
+
+
+def entry(path: bytes, node: Node) -> bytes:
+    seconds, nanoseconds = divmod(node.mtime or 0, 10**9)
+    pax: dict[str, str | bytes] = {"mtime": f"{seconds}.{nanoseconds:09d}"}
+    pax |= {f"SCHILY.xattr.{key}": value for key, value in node.xattrs}
+    common = {"mode": node.mode, "uid": node.uid, "gid": node.gid, "pax": pax}
+    match node.kind:
+        case "directory":
+            return tarballs.directory(path or b".", **common)
+        case "file":
+            return tarballs.file(path, node.content, **common)
+        case "symlink":
+            return tarballs.symlink(path, node.content, **common)
+        case "fifo":
+            return tarballs.fifo(path, **common)
+    number = int(node.content)
+    return tarballs.entry(path, b"3", device=(os.major(number), os.minor(number)), **common)  # type: ignore[arg-type]
+
+
+async def mismatches(
+    machine: Machine, name: str, stack: Sequence[Layer], order: random.Random
+) -> list[str]:
+    with scratch() as root:
+        archives = [root / f"{number}.tar" for number in range(len(stack))]
+        for path, layer in zip(archives, stack, strict=True):
+            path.write_bytes(archived(layer, order))
+        async with Bench.open(root, name) as bench:
+            top = await machine.unpack(bench, archives)
+            return differences(await bench.tree(top), model(stack))
+
+
+@pytest.mark.parametrize("name", sorted(CLASSES))
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+@given(stack=stacks(), order=st.randoms(use_true_random=False))
+def test_archives_show_what_the_model_says(
+    machine: Machine, name: str, stack: list[Layer], order: random.Random
+) -> None:
+    require_snapshotter(name)
+    assert machine.runner.run(mismatches(machine, name, as_archived(stack), order)) == []
+
+
+@pytest.mark.parametrize("name", sorted(CLASSES))
+def test_an_installed_tree_is_what_tar_extracts(
+    machine: Machine, name: str, tmp_path: Path
+) -> None:
+    """Some thousand files of this environment, and 39 layers that change some of them."""
+    require_snapshotter(name)
+    base = Path(sysconfig.get_path("purelib"))
+    expected = tmp_path / "expected"
+    expected.mkdir()
+    archives = [tmp_path / "0.tar"]
+    packages = ["pip", "pytest", "_pytest", "hypothesis", "aiohttp", "rich"]
+    tar = ["tar", "--format=posix", "-C", base, "-cf", archives[0]]
+    subprocess.run([*tar, *(each for each in packages if (base / each).exists())], check=True)
+    for number in range(1, 40):
+        changes = tmp_path / f"changes-{number}"
+        (changes / "rich").mkdir(parents=True)
+        (changes / "rich/__init__.py").write_text(f"# {number}\n")
+        (changes / f"rich/new-{number}.py").write_text(f"# {number}\n")
+        archives.append(tmp_path / f"{number}.tar")
+        subprocess.run(["tar", "-C", changes, "-cf", archives[-1], "rich"], check=True)
+    for path in archives:
+        subprocess.run(["tar", "-C", expected, "-xpf", path], check=True)
+
+    async def compare() -> list[str]:
+        async with Bench.open(tmp_path, name) as bench:
+            top = await machine.unpack(bench, archives)
+            wanted = scan(expected)
+            wanted[b""] = replace(wanted[b""], mode=0o755, mtime=None)
+            with shown(await bench.snapshotter.view("view", top)) as directory:
+                return differences(scan(directory), wanted)
+
+    assert machine.runner.run(compare()) == []
