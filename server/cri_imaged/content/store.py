@@ -148,9 +148,8 @@ class FileContentStore:
             stray.unlink()
         await self.notice_lost()
 
-    async def adopt(self, lease: Lease) -> Sequence[Digest]:
+    async def adopt(self, lease: Lease) -> None:
         """See `ContentStore.adopt`."""
-        adopted = []
         for path in await self.orphans():
             digest = Digest(f"{path.parent.name}:{path.name}")
             if await self.verify(digest):
@@ -158,10 +157,8 @@ class FileContentStore:
                 await self._database.write(
                     lambda db, digest=digest, size=size: blobs.insert(db, digest, size, lease)  # type: ignore[misc]
                 )
-                adopted.append(digest)
             else:
                 self._trash.put(path)
-        return adopted
 
     async def notice_lost(self) -> None:
         """See `ContentStore.notice_lost`."""

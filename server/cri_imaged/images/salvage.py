@@ -86,7 +86,8 @@ class Salvager:
         lease = leases.new()
         await self._database.write(lambda db: leases.insert(db, lease))
         try:
-            salvaged = await self._content.adopt(lease)
+            await self._content.adopt(lease)
+            salvaged = await self._database.read(blobs.all_present)
             for digest in salvaged:
                 await self._salvage(digest, lease)
         finally:

@@ -144,7 +144,7 @@ class ContentStore(Protocol):
         """Mark as lost the blobs whose file somebody else removed or cut."""
         ...
 
-    async def adopt(self, lease: Lease) -> Sequence[Digest]:
+    async def adopt(self, lease: Lease) -> None:
         """Make known, under `lease`, the files without a row whose bytes are what their names say;
         throw the others away."""
         ...
