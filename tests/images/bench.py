@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from cri_imaged.daemon import UseCases, use_cases
 from cri_imaged.images.pull import Pulled
 from cri_imaged.limits import Limits
 from cri_imaged.oci.digest import Digest
-from cri_imaged.oci.reference import Reference
 from cri_imaged.ports import Credentials
 from cri_imaged.registry.options import RegistryOptions
 from tests.support import images
@@ -80,6 +79,12 @@ class Bench:
     def start(self, tag: str = "latest", credentials: Credentials | None = None) -> Pulling:
         """Pull in the background."""
         return asyncio.create_task(self.pull(tag, credentials))
+
+    async def pull_and_remove(self, registry: FaultRegistry) -> None:
+        """Warm up: connections, workers, code."""
+        serve(registry, image_of(layer(0)), "warm")
+        pulled = await self.pull("warm")
+        await self.parts.remover.remove(pulled.image.id)
 
     # --- what is there -----------------------------------------------------------------------
 
@@ -175,6 +180,8 @@ def serve_index(
     return registry.add_manifest(repository, tag, images.INDEX, document).digest
 
 
-def normal(name: str) -> str:
-    """A reference as it is shown."""
-    return str(Reference.parse(name).canonical())
+async def until(condition: Callable[[], object]) -> None:
+    """Wait until what no event tells is so."""
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)

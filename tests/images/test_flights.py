@@ -87,18 +87,23 @@ class Waiting:
         begin: Callable[[], Work],
         means: Means,
         share: object = None,
+        ready: asyncio.Future[None] | None = None,
     ) -> None:
         self.means = means
         self.outcome: str | BaseException = "waiting"
         self.heard = asyncio.Event()
         self._leave = asyncio.Event()
-        self.task = asyncio.create_task(self._run(flights, begin, share))
+        self.task = asyncio.create_task(self._run(flights, begin, share, ready))
         self.task.add_done_callback(lambda _: self.heard.set())
 
     async def _run(
-        self, flights: Flights[str, Work], begin: Callable[[], Work], share: object
+        self,
+        flights: Flights[str, Work],
+        begin: Callable[[], Work],
+        share: object,
+        ready: asyncio.Future[None] | None,
     ) -> None:
-        async with flights.join(KEY, begin, self.means, share=share) as (_, done):
+        async with flights.join(KEY, begin, self.means, share=share, ready=ready) as (_, done):
             try:
                 await done
             except Exception as error:
@@ -144,8 +149,10 @@ class Bench:
     def begin(self) -> Work:
         return Work(self.log, self.broken)
 
-    async def join(self, name: str = "", share: object = None) -> Waiting:
-        waiting = Waiting(self.flights, self.begin, Means(name), share)
+    async def join(
+        self, name: str = "", share: object = None, ready: asyncio.Future[None] | None = None
+    ) -> Waiting:
+        waiting = Waiting(self.flights, self.begin, Means(name), share, ready)
         await settle()
         return waiting
 
@@ -244,6 +251,70 @@ async def test_a_source_that_ends_is_not_shared() -> None:
     await b.leave()
 
 
+async def test_whose_means_are_not_ready_holds_nobody_up() -> None:
+    bench = Bench()
+    ready = asyncio.get_running_loop().create_future()
+    a = await bench.join(ready=ready)
+    assert (a.means.used, a.outcome) == (0, "waiting")
+    b = await bench.join()
+    assert (a.means.used, b.means.used) == (0, 1)
+    b.means.go.set()
+    await settle()
+    assert (a.outcome, b.outcome) == ("done", "done")
+    await a.leave()
+    await b.leave()
+
+
+async def test_the_work_begins_when_the_means_are_ready() -> None:
+    bench = Bench()
+    readies = [asyncio.get_running_loop().create_future() for _ in range(3)]
+    a, b, c = [await bench.join(ready=ready) for ready in readies]
+    await a.cancel()
+    readies[1].set_result(None)
+    await settle()
+    assert (b.means.used, c.means.used) == (1, 0)
+    await b.cancel()
+    await settle()
+    assert c.means.used == 0
+    readies[2].set_result(None)
+    c.means.go.set()
+    await settle()
+    assert (c.means.used, c.outcome) == (1, "done")
+    await c.leave()
+
+
+async def test_waiting_for_means_takes_no_time_of_the_loop() -> None:
+    bench = Bench()
+    a = await bench.join()
+    b = await bench.join(ready=asyncio.get_running_loop().create_future())
+    a.means.error = NO
+    a.means.go.set()
+    await settle()
+    turns = 0
+    waiting = bench.flights._flights[KEY]._changed
+
+    class Counted(asyncio.Event):
+        def clear(self) -> None:
+            nonlocal turns
+            turns += 1
+            super().clear()
+
+    bench.flights._flights[KEY]._changed = Counted()
+    waiting.set()
+    await settle()
+    assert turns == 1
+    await b.cancel()
+    await a.leave()
+
+
+async def test_the_last_one_leaves_though_its_means_were_never_ready() -> None:
+    bench = Bench()
+    a = await bench.join(ready=asyncio.get_running_loop().create_future())
+    await a.cancel()
+    await settle()
+    assert bench.log == Log(begun=1, released=1)
+
+
 async def test_a_defect_is_heard_by_all() -> None:
     bench = Bench()
     a, b = await bench.join(), await bench.join()
@@ -333,6 +404,11 @@ async def test_cancelled_while_it_joins(steps: int) -> None:
     assert bench.flights._closing == {}
 
 
+def get_ready(ready: asyncio.Future[None] | None) -> None:
+    if ready is not None and not ready.done():
+        ready.set_result(None)
+
+
 @pytest.mark.parametrize("seed", range(150))
 async def test_any_crowd(seed: int) -> None:
     """Whoever joins, leaves, is cancelled or fails at whatever moment: nobody waits in vain, the
@@ -340,6 +416,7 @@ async def test_any_crowd(seed: int) -> None:
     chance = random.Random(seed)
     bench = Bench()
     crowd: list[Waiting] = []
+    readies: list[asyncio.Future[None] | None] = []
     for _ in range(60):
         for _ in range(chance.randrange(6)):
             await asyncio.sleep(0)
@@ -347,8 +424,13 @@ async def test_any_crowd(seed: int) -> None:
         dice = chance.random()
         if dice < 0.4 or not present:
             share = chance.choice([None, None, "x", "y"])
-            crowd.append(Waiting(bench.flights, bench.begin, Means(), share))
+            ready = chance.choice([None, asyncio.get_running_loop().create_future()])
+            readies.append(ready)
+            crowd.append(Waiting(bench.flights, bench.begin, Means(), share, ready))
             continue
+        if dice < 0.45:
+            for ready in readies[::2]:
+                get_ready(ready)
         each = chance.choice(present)
         if dice < 0.6:
             each.means.error = chance.choice([None, None, NO, SourceFailedError("gone")])
@@ -357,6 +439,8 @@ async def test_any_crowd(seed: int) -> None:
             each.task.cancel()
         else:
             each._leave.set()
+    for ready in readies:
+        get_ready(ready)
     for each in crowd:
         each.means.go.set()
     async with asyncio.timeout(10):

@@ -112,6 +112,7 @@ class Delivery:
                 lambda: self._airport.begin_unpack(self._snapshotter),
                 means,
                 share=step.layer.digest,
+                ready=self._fetching.get(step.layer.digest),
             )
         )
         self._flights.append(flight)

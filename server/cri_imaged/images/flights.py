@@ -2,9 +2,10 @@
 
 A flight belongs to the daemon and counts its waiters. Each waiter brings the means to do the work
 (its own fetcher, its own source of a layer), and one waiter's means are used at a time: when that
-waiter leaves or its means fail, the next waiter's take over. When the last waiter leaves, the
-work stops. A waiter stays until its pull has ended, so what a flight brought in is held by the
-flight until every pull that used it has made it known.
+waiter leaves or its means fail, the next waiter's take over. A waiter whose means are not ready
+yet holds nobody up. When the last waiter leaves, the work stops. A waiter stays until its pull has
+ended, so what a flight brought in is held by the flight until every pull that used it has made it
+known.
 """
 
 from __future__ import annotations
@@ -25,10 +26,21 @@ class Waiter(Generic[M]):
     """One pull's part in a flight. Waiters of equal `share` bring the same and fail together; but
     where a waiter's source fails, others may have another one."""
 
-    def __init__(self, means: M, share: Hashable) -> None:
+    def __init__(self, means: M, share: Hashable, ready: asyncio.Future[Any] | None) -> None:
         self.means = means
         self.share = share
+        self.ready = ready
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def waits(self) -> bool:
+        """Whether it has not heard how the work ended."""
+        return not self.done.done()
+
+    @property
+    def able(self) -> bool:
+        """Whether its means can be used now."""
+        return self.waits and (self.ready is None or self.ready.done())
 
     def fail(self, error: Exception) -> None:
         """Tell the waiter that the work failed for it."""
@@ -46,6 +58,7 @@ class Flight(ABC, Generic[M]):
         self._active: tuple[Waiter[M], asyncio.Task[None]] | None = None
         self._task: asyncio.Task[None] | None = None
         self._landed = False
+        self._changed = asyncio.Event()
         self.known = False
         """Whether a pull has made known what this flight brought in."""
 
@@ -56,10 +69,14 @@ class Flight(ABC, Generic[M]):
     async def release(self) -> None:
         """The last waiter has left and no work goes on."""
 
-    def join(self, means: M, share: Hashable) -> Waiter[M]:
-        """Add a waiter, and begin the work where it is not going on or done."""
-        waiter = Waiter(means, share)
+    def join(
+        self, means: M, share: Hashable, ready: asyncio.Future[Any] | None = None
+    ) -> Waiter[M]:
+        """Add a waiter, and begin the work where it is not going on or done. Its means are not
+        used before `ready` is done."""
+        waiter = Waiter(means, share, ready)
         self._waiters.append(waiter)
+        self._changed.set()
         if self._landed:
             waiter.done.set_result(None)
         elif self._task is None or self._task.done():
@@ -69,6 +86,7 @@ class Flight(ABC, Generic[M]):
     def leave(self, waiter: Waiter[M]) -> bool:
         """Take a waiter away; returns whether it was the last one."""
         self._waiters.remove(waiter)
+        self._changed.set()
         waiter.done.cancel()
         if self._active is not None and self._active[0] is waiter:
             self._active[1].cancel()
@@ -84,7 +102,11 @@ class Flight(ABC, Generic[M]):
     async def attempt(self, use: Callable[[M], Coroutine[Any, Any, None]]) -> None:
         """Call `use` with one waiter's means after the other's, until one of them succeeds or
         every waiter has failed or left."""
-        while waiter := next((w for w in self._waiters if not w.done.done()), None):
+        while any(waiter.waits for waiter in self._waiters):
+            waiter = next((waiter for waiter in self._waiters if waiter.able), None)
+            if waiter is None:
+                await self._until_one_is_able()
+                continue
             task = asyncio.create_task(use(waiter.means))
             self._active = (waiter, task)
             try:
@@ -110,6 +132,16 @@ class Flight(ABC, Generic[M]):
                         other.fail(error)
             else:
                 raise error
+
+    async def _until_one_is_able(self) -> None:
+        """Wait until a waiter's means get ready, or somebody joins or leaves."""
+        self._changed.clear()
+        changed = asyncio.create_task(self._changed.wait())
+        ready = [w.ready for w in self._waiters if w.waits and w.ready is not None]
+        try:
+            await asyncio.wait([changed, *ready], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            changed.cancel()
 
     def land(self) -> None:
         """The work is done, for the waiters there are and for those who come later."""
@@ -138,17 +170,22 @@ class Flights(Generic[K, F]):
 
     @asynccontextmanager
     async def join(
-        self, key: K, begin: Callable[[], F], means: object, share: Hashable = None
+        self,
+        key: K,
+        begin: Callable[[], F],
+        means: object,
+        share: Hashable = None,
+        ready: asyncio.Future[Any] | None = None,
     ) -> AsyncIterator[tuple[F, asyncio.Future[None]]]:
         """Join the flight of `key`, begun by `begin` where there is none, while the context lasts.
         Gives the flight and the future of how it ends for this waiter. Without a `share` this
-        waiter fails alone."""
+        waiter fails alone; its means are not used before `ready` is done."""
         while closing := self._closing.get(key):
             await asyncio.wait([closing])
         flight = self._flights.get(key)
         if flight is None:
             flight = self._flights[key] = begin()
-        waiter = flight.join(means, object() if share is None else share)
+        waiter = flight.join(means, object() if share is None else share, ready)
         try:
             yield flight, waiter.done
         finally:
