@@ -39,7 +39,7 @@ class UnknownTypeError(ValueError):
 
 @dataclass(slots=True)
 class Extensions:
-    """What extension headers said: `short-lived` parts of the next entry, the rest of all."""
+    """What extension headers said of the next entry, and (`inherited`) of all that follow."""
 
     name: bytes | None = None
     link: bytes | None = None

@@ -129,7 +129,7 @@ class WorkerPool:
         finally:
             await _uncancelled(worker.kill())
             worker.close()
-        outcome = protocol.read_answer(answer)
+        outcome = await asyncio.to_thread(protocol.read_answer, answer)  # of up to seal_bytes
         if isinstance(outcome, Applied):
             return outcome
         if outcome is None:
