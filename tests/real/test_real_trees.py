@@ -8,6 +8,7 @@ import shutil
 import site
 import subprocess
 import tarfile
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -81,8 +82,7 @@ def forty_layers() -> list[Layer]:
     choice = random.Random(40)
     pieces: list[io.BytesIO] = [io.BytesIO() for _ in range(LAYERS // 2)]
     files: list[str] = []
-    with ExitStack() as stack:
-        whole = stack.enter_context(tarfile.open(debian_archive()))
+    with tarfile.open(debian_archive()) as whole, ExitStack() as stack:
         archives = [stack.enter_context(_writer(piece)) for piece in pieces]
         for member in whole:
             name = member.name.removeprefix("./")
