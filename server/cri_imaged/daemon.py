@@ -229,6 +229,7 @@ def _server(config: Config, parts: UseCases) -> CriServer:
             meter=parts.meter,
             metrics=parts.metrics,
             limits=config.image.limits,
+            max_send_bytes=config.grpc.max_send_message_size,
         ),
         runtime=RuntimeService(__version__, {"root": str(config.root)}),
         node=NodeService(parts.running, parts.views, parts.collector, parts.checker),

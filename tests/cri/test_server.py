@@ -200,7 +200,6 @@ async def test_streams_in_batches_without_duplicates(
     assert (len(ids), set(ids)) == (105, {image.id for image in listed})
 
 
-@pytest.mark.xfail(strict=True, reason="gRPC's own message speaks of bytes and of nothing to do")
 async def test_a_list_that_is_too_large_names_the_stream(
     tmp_path: Path, registry: GatedRegistry
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 
 from cri_imaged.cri import convert
-from cri_imaged.errors import InvalidRequestError
+from cri_imaged.errors import InvalidRequestError, LimitExceededError
 from cri_imaged.images.inspect import Inspector
 from cri_imaged.images.pull import Puller
 from cri_imaged.images.remove import Remover
@@ -36,6 +36,7 @@ class ImageService(api_pb2_grpc.ImageServiceServicer):
         meter: UsageMeter,
         metrics: Metrics,
         limits: Limits,
+        max_send_bytes: int,
     ) -> None:
         self._puller = puller
         self._remover = remover
@@ -44,6 +45,7 @@ class ImageService(api_pb2_grpc.ImageServiceServicer):
         self._meter = meter
         self._metrics = metrics
         self._limits = limits
+        self._max_send_bytes = max_send_bytes
 
     async def PullImage(  # noqa: N802
         self, request: cri.PullImageRequest, context: Any
@@ -85,7 +87,14 @@ class ImageService(api_pb2_grpc.ImageServiceServicer):
         self, request: cri.ListImagesRequest, context: Any
     ) -> cri.ListImagesResponse:
         """All images that match the filter, in one message."""
-        return cri.ListImagesResponse(images=self._list(request.filter))
+        response = cri.ListImagesResponse(images=self._list(request.filter))
+        if response.ByteSize() > self._max_send_bytes:
+            raise LimitExceededError(
+                f"the list of {len(response.images)} images has {response.ByteSize()} bytes, limit "
+                f"{self._max_send_bytes} (grpc.max_send_message_size); ask by StreamImages, "
+                "or for fewer by a filter"
+            )
+        return response
 
     async def StreamImages(  # noqa: N802
         self, request: cri.StreamImagesRequest, context: Any
