@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -153,10 +154,8 @@ def test_a_corrupt_database_is_set_aside_and_rebuilt(
 @pytest.mark.parametrize(
     "point",
     [
-        "leases are inherited",
         "snapshots are reaped",
         "a blob's row is written",
-        "a layer is applied",
         "a snapshot is committed",
         "an image is saved but not committed",
     ],
@@ -218,7 +217,8 @@ def test_a_snapshot_removed_by_hand_comes_back(store: Store, running: bool) -> N
 
 
 @pytest.mark.parametrize("running", [True, False])
-def test_a_blob_removed_by_hand_comes_back(store: Store, running: bool) -> None:
+def test_a_blob_removed_by_hand_comes_back(overlay: Store, running: bool) -> None:
+    store = overlay
     if not running:
         store.victim.stop()
     gone = [sha256(store.samples[2].image.layers[n].blob) for n in (0, 3)]
@@ -249,6 +249,31 @@ def test_what_is_damaged_is_not_given_out(store: Store) -> None:
         shutil.rmtree(path)
     store.victim.start()
     wait_until(lambda: store.shown_whole() == store.ids, "all images are rebuilt")
+
+
+def test_bits_that_rotted_are_found_and_mended(store: Store) -> None:
+    """In a blob and in a snapshot's file: check says so, --repair mends it, and says so."""
+    blob = store.blob(sha256(store.samples[1].image.layers[1].blob))
+    flip(blob)
+    top = store.snapshots()[-1]
+    flip(max(top.rglob("f*"), key=lambda path: path.lstat().st_size))
+    found = store.victim.cli("check", check=False)
+    assert found.returncode != 0
+    assert blob.name in found.stdout
+    assert "snapshot" in found.stdout
+    assert store.victim.cli("check", "--repair", check=False).returncode == 0
+    assert store.shown_whole() == store.ids
+    again = store.victim.cli("check", check=False)
+    assert again.returncode == 0, again.stdout
+
+
+def flip(path: Path) -> None:
+    """Change one bit, and nothing that shows from outside."""
+    info = path.stat()
+    data = path.read_bytes()
+    with path.open("r+b") as file:
+        file.write(bytes([data[0] ^ 1]))
+    os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns))
 
 
 # --- in use ---------------------------------------------------------------------------------------
@@ -340,7 +365,7 @@ def test_a_snapshot_whose_blob_was_discarded_is_fetched_again(thrifty: Store) ->
     assert thrifty.shown_whole() == thrifty.ids
 
 
-@pytest.mark.parametrize("nth", [1, 2, 3])
+@pytest.mark.parametrize("nth", [1, 3])
 def test_killed_while_discarding(scratch: Scratch, source: Source, nth: int) -> None:
     options = "discard_unpacked_layers = true"
     victim = Victim(scratch("thrift"), image_options=options)

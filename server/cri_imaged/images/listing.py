@@ -24,7 +24,7 @@ class Entry:
     path: str
     """Relative; bytes that are no UTF-8 as surrogates."""
     type: str
-    """`file`, `directory`, `symlink`, or `device` for all else."""
+    """`file`, `directory`, `symlink`, `whiteout` (an overlay's), or `device` for all else."""
     mode: int
     uid: int
     gid: int
@@ -35,7 +35,8 @@ class Entry:
     content: str
     """A file's SHA-256, a symlink's target."""
     modified: int
-    """Unix nanoseconds; 0 for a directory, whose time is set by what is done in it."""
+    """Unix nanoseconds; 0 for a directory, whose time is set by what is done in it, and for a
+    whiteout, which is made when the snapshot is sealed."""
     xattrs: tuple[tuple[str, str], ...]
     """Names, and values in base64; sorted."""
 
@@ -122,6 +123,8 @@ def _entry(path: Path, name: str) -> Entry:
         kind, device = "directory", 0
     elif stat.S_ISLNK(status.st_mode):
         kind, content, device = "symlink", os.readlink(path), 0
+    elif stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
+        kind = "whiteout"
     return Entry(
         path=name,
         type=kind,
@@ -131,7 +134,7 @@ def _entry(path: Path, name: str) -> Entry:
         size=size,
         device=device,
         content=content,
-        modified=0 if kind == "directory" else status.st_mtime_ns,
+        modified=0 if kind in ("directory", "whiteout") else status.st_mtime_ns,
         xattrs=_xattrs(path),
     )
 

@@ -1,0 +1,108 @@
+"""Space set aside beside the database: on a full disk there is room for what makes room."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from io import RawIOBase
+from pathlib import Path
+
+import pytest
+
+from cri_imaged.errors import NoSpaceError
+from cri_imaged.metadata import leases
+from cri_imaged.metadata.database import CorruptDatabaseError, Database
+from tests.support.require import require_real
+
+RESERVE = 256 << 10
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A directory on a file system of 2 MiB."""
+    require_real(os.geteuid() == 0, "mounting a small file system needs root")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", tmp_path], check=True)
+    try:
+        yield tmp_path
+    finally:
+        subprocess.run(["umount", "--lazy", tmp_path], check=True)
+
+
+def fill(directory: Path) -> Path:
+    filler = directory / "filler"
+    with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+        write_for_ever(file)
+    return filler
+
+
+def write_for_ever(file: RawIOBase) -> None:
+    while True:
+        file.write(bytes(4096))
+
+
+def insert(db: sqlite3.Connection) -> None:
+    for _ in range(200):
+        leases.insert(db, leases.new())
+
+
+async def insert_for_ever(database: Database) -> None:
+    while True:
+        await database.write(insert)
+
+
+def delete(db: sqlite3.Connection) -> None:
+    db.execute("DELETE FROM leases")
+
+
+def count(db: sqlite3.Connection) -> int:
+    found: int = db.execute("SELECT count(*) FROM leases").fetchone()[0]
+    return found
+
+
+@pytest.mark.parametrize("durable", [True, False])
+async def test_deletions_have_room_on_a_full_disk(small: Path, durable: bool) -> None:
+    database = await Database.open(small / "m.db", reserve=RESERVE)
+    await database.write(insert)
+    filler = fill(small)
+    with pytest.raises(NoSpaceError, match="metadata"):
+        await insert_for_ever(database)
+    held = await database.read(count)
+    await database.write(delete, durable=durable, makes_room=not durable)
+    assert held > 0
+    assert await database.read(count) == 0
+    # What it took is not there for others until there is room again.
+    fill(small)
+    with pytest.raises(NoSpaceError, match="metadata"):
+        await database.write(insert)
+    filler.unlink()
+    await database.write(insert)
+    assert await database.read(count) == 200
+    assert (small / "m.db-reserve").stat().st_blocks * 512 == RESERVE
+    await database.close()
+
+
+async def test_a_database_opens_on_a_full_disk(small: Path) -> None:
+    database = await Database.open(small / "m.db", reserve=RESERVE)
+    await database.write(insert)
+    await database.close()
+    fill(small)
+    database = await Database.open(small / "m.db", reserve=RESERVE)
+    await database.write(delete, durable=True)
+    assert await database.read(count) == 0
+    await database.close()
+
+
+async def test_nothing_was_set_aside(small: Path) -> None:
+    await (await Database.open(small / "m.db")).close()
+    fill(small)
+    with pytest.raises(NoSpaceError, match="metadata"):
+        await Database.open(small / "m.db")
+
+
+async def test_other_troubles_are_not_taken_for_corruption(tmp_path: Path) -> None:
+    (tmp_path / "m.db").mkdir()
+    with pytest.raises(sqlite3.OperationalError) as raised:
+        await Database.open(tmp_path / "m.db")
+    assert not isinstance(raised.value, CorruptDatabaseError)
