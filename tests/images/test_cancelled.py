@@ -82,7 +82,7 @@ async def test_at_every_moment(bench: Bench, registry: GatedRegistry, times: int
 async def test_no_pipe_is_left(bench: Bench, registry: GatedRegistry) -> None:
     await bench.pull_and_remove(registry)
     before = pipes()
-    for number in range(60):
+    for number in range(45):
         serve(registry, image_of(layer(number, 70_000)), f"{number}")
         await cancelled_after(bench, f"{number}", 60 + 4 * number, times=3)
     assert pipes() == before

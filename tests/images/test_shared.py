@@ -16,7 +16,7 @@ from cri_imaged.ports import Credentials
 from tests.images.bench import Bench, image_of, layer, serve, until
 from tests.images.gated import GatedRegistry
 from tests.support import images
-from tests.support.registry import BLOB, BasicAuth, BearerAuth, Image, Seen, status
+from tests.support.registry import BLOB, MANIFEST, BasicAuth, BearerAuth, Image, Seen, status
 
 USERS = {"ann": "1", "bob": "2", "cid": "3"}
 GOOD = [Credentials(user, password) for user, password in USERS.items()]
@@ -58,6 +58,20 @@ async def test_32_pulls_with_4_credentials(
     assert bench.leases() == []
     await bench.parts.remover.remove(image.id)
     await bench.nothing_is_left()
+
+
+@pytest.mark.xfail(strict=True, reason="configs and child manifests are fetched without a flight")
+async def test_the_config_is_fetched_once_too(bench: Bench, registry: GatedRegistry) -> None:
+    put = serve(registry, image_of(layer(0)))
+    gate = registry.hold(put.config.digest, 1)
+    pulls = [bench.start() for _ in range(4)]
+    await registry.held(gate)
+    await until(lambda: len(registry.gets(MANIFEST)) == 4)
+    for _ in range(50):
+        await asyncio.sleep(0.002)
+    gate.opened.set()
+    await asyncio.gather(*pulls)
+    assert served(registry)[put.config.digest] == 1
 
 
 async def test_the_pull_that_began_each_fetch_goes_away_half_way(
