@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import tempfile
@@ -120,13 +121,26 @@ def model(layers: Sequence[Layer]) -> Tree:
 
 
 @contextlib.contextmanager
-def scratch() -> Iterator[Path]:
+def scratch(folder: Path | None = None) -> Iterator[Path]:
     """A directory that is removed whatever modes are in it."""
-    path = Path(tempfile.mkdtemp(prefix="snapshots-"))
+    path = Path(tempfile.mkdtemp(prefix="snapshots-", dir=folder))
     try:
         yield path
     finally:
         remove_tree(path)
+
+
+@functools.cache
+def memory() -> Path | None:
+    """A file system in memory, for many small roots; None where it could not hold them."""
+    folder = Path("/dev/shm")
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder) as file:
+            os.setxattr(file.name, "user.a", b"1")
+        free = os.statvfs(folder)
+    except OSError:
+        return None
+    return folder if free.f_bavail * free.f_frsize > 1 << 30 else None
 
 
 def applied(**seal: object) -> Applied:

@@ -21,7 +21,7 @@ from cri_imaged.oci import media_types
 from cri_imaged.oci.digest import Digest
 from cri_imaged.ports import DirectoryExtraction
 from tests.layers.sources import Whole
-from tests.snapshots.bench import CLASSES, Bench, model, scratch, shown
+from tests.snapshots.bench import CLASSES, Bench, memory, model, scratch, shown
 from tests.snapshots.conftest import require_snapshotter
 from tests.snapshots.model import Layer, Node, Tree, differences, merge, parents, scan
 from tests.snapshots.test_differential import stacks
@@ -139,7 +139,7 @@ def entry(path: bytes, node: Node) -> bytes:
 async def mismatches(
     machine: Machine, name: str, stack: Sequence[Layer], order: random.Random
 ) -> list[str]:
-    with scratch() as root:
+    with scratch(memory()) as root:
         archives = [root / f"{number}.tar" for number in range(len(stack))]
         for path, layer in zip(archives, stack, strict=True):
             path.write_bytes(archived(layer, order))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.snapshots.bench import CLASSES, Bench, model, scratch
+from tests.snapshots.bench import CLASSES, Bench, memory, model, scratch
 from tests.snapshots.conftest import require_snapshotter
 from tests.snapshots.model import (
     BASE_TIME,
@@ -109,7 +109,7 @@ def stacks(draw: st.DrawFn) -> list[Layer]:
 
 
 async def mismatches(name: str, stack: Sequence[Layer]) -> list[str]:
-    with scratch() as root:
+    with scratch(memory()) as root:
         async with Bench.open(root, name) as bench:
             top = await bench.stack(stack)
             return differences(await bench.tree(top), model(stack))

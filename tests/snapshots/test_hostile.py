@@ -16,7 +16,7 @@ import pytest
 from cri_imaged.errors import CorruptContentError, LimitExceededError
 from cri_imaged.oci.digest import Digest
 from cri_imaged.ports import Applied
-from tests.snapshots.bench import CLASSES, Bench, applied, scratch
+from tests.snapshots.bench import CLASSES, Bench, applied, memory, scratch
 from tests.snapshots.conftest import require_snapshotter
 from tests.snapshots.model import scan
 
@@ -60,7 +60,7 @@ class Scene:
 @pytest.fixture(params=sorted(CLASSES))
 async def scene(request: pytest.FixtureRequest) -> AsyncIterator[Scene]:
     require_snapshotter(request.param)
-    with scratch() as directory:
+    with scratch(memory()) as directory:
         victim, root = directory / "victim", directory / "root"
         victim.mkdir()
         root.mkdir()

@@ -79,7 +79,8 @@ def check_sparse(path: Path) -> None:
 
 
 @pytest.mark.parametrize("below_too", [True, False], ids=["over a chain", "on its own"])
-async def test_deep_trees_need_few_descriptors(bench: Bench, below_too: bool) -> None:
+async def test_deep_trees_need_few_descriptors(bench_in_memory: Bench, below_too: bool) -> None:
+    bench = bench_in_memory
     low = await bench.prepare("below")
     chain(low, "gone", "target") if below_too else (low / "target").touch()
     end = b"/".join([b"d"] * DEPTH)
@@ -100,7 +101,8 @@ async def test_deep_trees_need_few_descriptors(bench: Bench, below_too: bool) ->
                 assert deepest(directory) == (DEPTH, wanted)
 
 
-async def test_many_layers_need_few_descriptors(bench: Bench) -> None:
+async def test_many_layers_need_few_descriptors(bench_in_memory: Bench) -> None:
+    bench = bench_in_memory
     stack = [
         Layer({b"a/b/c/%d" % number: Node("file"), b"a/x": Node("file", mode=0o600 + number % 8)})
         for number in range(200)

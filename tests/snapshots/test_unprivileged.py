@@ -9,6 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.snapshots.bench import memory
 from tests.support.unprivileged import CHECKOUT, as_nobody
 
 FILES = [
@@ -18,7 +19,7 @@ FILES = [
 
 
 def test_native_passes_as_nobody() -> None:
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(dir=memory()) as scratch:
         os.chmod(scratch, 0o777)
         command = [sys.executable, "-B", "-m", "pytest", "-q", "-p", "no:cacheprovider"]
         command += [f"--basetemp={scratch}/pytest", "-k", "native or trash", *FILES]
