@@ -323,10 +323,12 @@ class DirectorySnapshotter(ABC):
         def detach(sql: sqlite3.Connection) -> list[str]:
             chains = rows.every(sql, self.name)
             images.detach_snapshots(sql, lost)
-            return [chains[snapshot] or str(snapshot) for snapshot in lost]
+            # A row that is gone by now was collected: its directory went for that.
+            return [chains[snapshot] or str(snapshot) for snapshot in lost if snapshot in chains]
 
         chains = await whole(self._database.write(detach, durable=True))
-        log.error("snapshots are gone from disk", snapshotter=self.name, chain_ids=chains)
+        if chains:
+            log.error("snapshots are gone from disk", snapshotter=self.name, chain_ids=chains)
         return chains
 
     async def _drop(self, key: str) -> None:
