@@ -133,6 +133,15 @@ def collect(daemon: Daemon) -> None:
         stub.CollectGarbage(node.CollectGarbageRequest(resumable=True), timeout=120)
 
 
+def check_store(daemon: Daemon) -> None:
+    """`cri-imaged check`: the daemon itself finds nothing wrong either, no orphan in particular."""
+    with daemon.channel() as channel:
+        stub = node_pb2_grpc.NodeStub(channel)
+        events = list(stub.CheckStore(node.CheckStoreRequest(), timeout=120))
+    assert [event.problem for event in events if event.HasField("problem")] == []
+    assert events[-1].summary.problems == 0
+
+
 def release_views(daemon: Daemon) -> None:
     """Release what clients left that a daemon's death surprised: nobody has it mounted."""
     with daemon.channel() as channel:

@@ -21,7 +21,7 @@ from tests.survival.victim import Source, serving
 
 SEED = int(os.environ.get("SURVIVAL_SEED", "1"))
 ROUNDS = int(os.environ.get("SURVIVAL_ROUNDS", "0"))
-CUTS = int(os.environ.get("SURVIVAL_CUTS", "6"))
+CUTS = int(os.environ.get("SURVIVAL_CUTS", "4"))
 SECONDS = float(os.environ.get("SURVIVAL_SECONDS", "30"))
 
 Scratch = Callable[[str], Path]

@@ -22,7 +22,7 @@ from cri_imaged.ports import Mount
 from cri_imaged.rpc.node.v1 import node_pb2 as node
 from cri_imaged.rpc.node.v1 import node_pb2_grpc
 from cri_imaged.rpc.runtime.v1 import api_pb2, api_pb2_grpc
-from tests.support.oracle import Oracle, Sample, processes_of, release_views
+from tests.support.oracle import Oracle, Sample, check_store, processes_of, release_views
 from tests.support.process import wait_until
 from tests.support.registry import BLOB, Fault
 from tests.support.store import contents
@@ -213,6 +213,7 @@ async def test_a_crowd(victim: Victim, scratch: Scratch, source: Source) -> None
     assert tracebacks(victim) == []
     await asyncio.to_thread(release_views, victim)
     await asyncio.to_thread(crowd.oracle.check, victim)
+    await asyncio.to_thread(check_store, victim)
     await asyncio.to_thread(crowd.oracle.check_empty, victim, fresh)
 
 

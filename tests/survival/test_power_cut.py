@@ -88,6 +88,7 @@ def test_power_is_cut(
         for reference, sample in zip(references, samples, strict=True):
             assert machine.victim.pull(reference) == sample.image.id
         assert judge.check(machine.victim) == judge.samples.keys()
+        oracle.check_store(machine.victim)
         judge.check_empty(machine.victim, fresh)
 
 
