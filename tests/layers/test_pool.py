@@ -64,13 +64,13 @@ def parent_of(pid: int) -> int:
 
 def workers() -> list[int]:
     """Layer workers: processes whose parent is a zygote, which is a child of this one."""
-    return [
-        worker
-        for zygote in descendants()
-        if b"layers.zygote" in Path(f"/proc/{zygote}/cmdline").read_bytes()
-        and parent_of(zygote) == os.getpid()
-        for worker in descendants(zygote)
-    ]
+    found = []
+    for child in descendants():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            is_zygote = b"layers.zygote" in Path(f"/proc/{child}/cmdline").read_bytes()
+            if is_zygote and parent_of(child) == os.getpid():
+                found += descendants(child)
+    return found
 
 
 async def until(condition: Callable[[], object]) -> None:
