@@ -44,7 +44,7 @@ from cri_imaged.obs.http import MetricsServer
 from cri_imaged.obs.metrics import Metrics
 from cri_imaged.oci.platform import Platform
 from cri_imaged.ports import Snapshotter
-from cri_imaged.process import background, locked, notify
+from cri_imaged.process import background, locked, notify, raise_descriptor_limit
 from cri_imaged.registry.client import DistributionClient
 from cri_imaged.rpc.node.v1 import node_pb2
 from cri_imaged.snapshots.native import NativeSnapshotter
@@ -64,6 +64,7 @@ async def serve(config: Config) -> None:
     Raises:
         ConfigError: the configuration cannot be used here; the message names the key.
     """
+    raise_descriptor_limit()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -173,7 +174,6 @@ async def use_cases(config: Config) -> AsyncIterator[UseCases]:
         running = RunningPulls()
         puller = Puller(
             resolver=client,
-            content=content,
             airport=airport,
             handlers=_handlers(config, snapshotters, default),
             database=database,

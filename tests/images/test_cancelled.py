@@ -74,11 +74,6 @@ async def test_at_every_moment(bench: Bench, registry: GatedRegistry, times: int
         number += 1
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a worker's pipes are not closed where the wait for its end is cancelled"
-    " (layers/pool.py, _attempt: `worker.close()` is skipped)",
-)
 async def test_no_pipe_is_left(bench: Bench, registry: GatedRegistry) -> None:
     await bench.pull_and_remove(registry)
     before = pipes()

@@ -161,8 +161,9 @@ async def test_wrong_bytes_wait_for_the_sources_word(
 ) -> None:
     source = Growing(tmp_path)
     task = asyncio.create_task(pool.apply(source, GZIP, into))
-    await source.write(t.gz(LAYER)[:10] + b"not deflated at all" * 100)
+    await source.write(t.gz(LAYER)[:10])
     await until(workers)
+    await source.write(b"not deflated at all" * 100)
     await until(lambda: not workers())
     assert not task.done()
     await source.restart()

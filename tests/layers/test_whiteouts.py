@@ -141,13 +141,18 @@ def merged_by(seal: Seal, root: Path) -> Tree:
 
 
 def expected_implicit(steps: Sequence[Step]) -> set[str]:
+    """Directories that are never listed and have something of the same name below: an opaque one
+    hides what is in it, not its own attributes; a whiteout hides both."""
     own = layer_alone(steps) | {"": "implicit"}
-    tops = {path for what, path in steps if what in (WHITEOUT, OPAQUE)}
-    hidden = {path for path in tops if own.get(path) in (DIRECTORY, "implicit")}
+    directories = {path for path, kind in own.items() if kind in (DIRECTORY, "implicit")}
+    hidden = {path for what, path in steps if what in (WHITEOUT, OPAQUE)} & directories
+    replaced = {path for what, path in steps if what == WHITEOUT}
     return {
         path
         for path, kind in own.items()
-        if kind == "implicit" and not hidden.intersection(["", *parents(path), path])
+        if kind == "implicit"
+        and path not in replaced
+        and not hidden.intersection(["", *parents(path)] if path else [])
     }
 
 
@@ -193,7 +198,7 @@ def test_whiteout_through_a_symlink_of_the_same_layer(tmp_path: Path) -> None:
     seal = apply_into(tmp_path, layer)[0].seal
     assert seal.whiteouts == (b"d/e/x",)
     assert seal.opaques == (b"d/e/f",)
-    assert seal.implicit == (b"", b"d", b"d/e")
+    assert seal.implicit == (b"", b"d", b"d/e", b"d/e/f")
 
 
 def test_thousands_of_opaques_and_whiteouts(tmp_path: Path) -> None:

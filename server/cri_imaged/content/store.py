@@ -38,7 +38,7 @@ class FileContentStore:
         self._ingests = directory / "ingest"
         self._database = database
         self._trash = trash
-        self._writing: set[Digest] = set()
+        self._writing: dict[Digest, asyncio.Event] = {}
         for path in (self._blobs / "sha256", self._blobs / "sha512", self._ingests):
             path.mkdir(parents=True, exist_ok=True)
 
@@ -79,7 +79,8 @@ class FileContentStore:
         if len(data) > limit:
             raise LimitExceededError(f"blob {digest} has more than {limit} bytes")
         if Digest.of(data, digest.algorithm) != digest:
-            raise CorruptContentError(f"blob {digest} is damaged on disk")
+            await self._database.write(lambda db: blobs.lost(db, [digest]), durable=True)
+            raise CorruptContentError(f"blob {digest} is damaged on disk; pull its image again")
         return data
 
     async def verify(self, digest: Digest) -> bool:
@@ -101,9 +102,9 @@ class FileContentStore:
     async def writer(self, descriptor: Descriptor, lease: Lease) -> AsyncIterator[FileIngest]:
         """See `ContentStore.writer`."""
         digest = descriptor.digest
-        if digest in self._writing:
-            raise RuntimeError(f"blob {digest} has a writer already")
-        self._writing.add(digest)
+        while (ended := self._writing.get(digest)) is not None:
+            await ended.wait()
+        ended = self._writing[digest] = asyncio.Event()
         try:
             ingest = FileIngest(
                 descriptor,
@@ -117,7 +118,8 @@ class FileContentStore:
             finally:
                 ingest.close()
         finally:
-            self._writing.discard(digest)
+            del self._writing[digest]
+            ended.set()
 
     async def put(self, digest: Digest, data: bytes, lease: Lease) -> None:
         """See `ContentStore.put`."""

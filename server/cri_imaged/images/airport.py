@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, suppress
 
+from cri_imaged.errors import CorruptContentError, LimitExceededError, NotFoundError
 from cri_imaged.images.fetch import BlobFlight
 from cri_imaged.images.flights import Flights
 from cri_imaged.images.plan import Plan, image_chain, make_plan
@@ -15,7 +18,7 @@ from cri_imaged.metadata.database import Database
 from cri_imaged.oci.descriptor import Descriptor
 from cri_imaged.oci.digest import Digest
 from cri_imaged.oci.documents import Config, Manifest
-from cri_imaged.ports import Applier, ContentStore, Lease, Snapshotter
+from cri_imaged.ports import Applier, ContentStore, Fetcher, Lease, Snapshotter
 
 
 class Airport:
@@ -30,18 +33,47 @@ class Airport:
         count_bytes: Callable[[int], None],
     ) -> None:
         self.content = content
-        self.fetches: Flights[Digest, BlobFlight] = Flights()
+        self._fetches: Flights[tuple[Digest, int], BlobFlight] = Flights()
         self.unpacks: Flights[tuple[str, Digest], LayerFlight] = Flights()
         self._applier = applier
         self._database = database
         self._limits = limits
         self._count_bytes = count_bytes
 
-    def begin_fetch(self, layer: Descriptor) -> BlobFlight:
-        """A flight that fetches a layer's blob."""
-        return BlobFlight(
-            layer, self.content, self._database, self._count_bytes, self._limits.tries_per_request
-        )
+    def fetch(
+        self, wanted: Descriptor, fetcher: Fetcher | None
+    ) -> AbstractAsyncContextManager[tuple[BlobFlight, asyncio.Future[None]]]:
+        """Join the fetch of a blob, as `Flights.join` does. A manifest that lies about a blob's
+        size flies alone: it must not fail those that do not."""
+
+        def begin() -> BlobFlight:
+            tries = self._limits.tries_per_request
+            return BlobFlight(wanted, self.content, self._database, self._count_bytes, tries)
+
+        return self._fetches.join((wanted.digest, wanted.size), begin, fetcher)
+
+    async def document(
+        self, wanted: Descriptor, fetcher: Fetcher, lease: Lease, limit: int
+    ) -> bytes:
+        """A small document, held by `lease`: from the content store where it is intact there, else
+        from the registry.
+
+        Raises:
+            CorruptContentError, LimitExceededError, RegistryError, NoSpaceError
+        """
+        if wanted.size > limit:
+            raise LimitExceededError(
+                f"document {wanted.digest} has {wanted.size} bytes, limit {limit}"
+            )
+        held = await self.content.hold(wanted.digest, lease)
+        if held is not None and (held.state, held.size) == ("present", wanted.size):
+            with suppress(CorruptContentError, NotFoundError):
+                return await self.content.read(wanted.digest, limit)
+        async with self.fetch(wanted, fetcher) as (flight, done):
+            await done
+            await self.content.hold(wanted.digest, lease)
+            flight.known = True
+        return await self.content.read(wanted.digest, limit)
 
     def begin_unpack(self, snapshotter: Snapshotter) -> LayerFlight:
         """A flight that unpacks a layer."""

@@ -148,8 +148,8 @@ class Checker:
             await asyncio.sleep(QUICK_SECONDS)
             try:
                 await self.quick()
-            except OSError as error:
-                log.warning("quick check failed", error=str(error))
+            except Exception:
+                log.exception("quick check failed; it is tried again later")
 
     async def quick(self) -> None:
         """Look only whether the files are there. An image that lost some is hidden, and rebuilt

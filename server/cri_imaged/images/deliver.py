@@ -96,9 +96,7 @@ class Delivery:
     async def _fetch(self, layer: Descriptor) -> None:
         async with self._slots:
             flight, done = await self._stack.enter_async_context(
-                self._airport.fetches.join(
-                    layer.digest, lambda: self._airport.begin_fetch(layer), self._fetcher
-                )
+                self._airport.fetch(layer, self._fetcher)
             )
             self._flights.append(flight)
             self._fetching[layer.digest].set_result((flight, done))

@@ -1,4 +1,4 @@
-"""Fetching a blob into the content store: one flight for each digest."""
+"""Fetching a blob into the content store: one flight for each digest (and size claimed)."""
 
 from __future__ import annotations
 
@@ -79,16 +79,25 @@ class BlobFlight(Flight[Fetcher]):
     async def work(self) -> None:
         """See `Flight.work`."""
         await self._database.write(lambda db: leases.insert(db, self._lease))
-        digest = self._descriptor.digest
-        held = await self._content.hold(digest, self._lease)
-        if held is not None and held.state == "present":
-            # It came since the pull that began this flight was planned.
-            self._open(_Whole(held.size, self._content, digest))
-            self.land()
-            return
         async with self._content.writer(self._descriptor, self._lease) as ingest:
+            if await self._is_here():
+                self.land()
+                return
             self._open(ingest)
             await self.attempt(lambda fetcher: self._fetch(ingest, fetcher))
+
+    async def _is_here(self) -> bool:
+        """Whether the blob came since the pull that began this flight looked for it."""
+        wanted = self._descriptor
+        held = await self._content.hold(wanted.digest, self._lease)
+        if held is None or held.state != "present":
+            return False
+        if held.size != wanted.size:
+            raise CorruptContentError(
+                f"blob {wanted.digest} has {held.size} bytes, its descriptor says {wanted.size}"
+            )
+        self._open(_Whole(held.size, self._content, wanted.digest))
+        return True
 
     def _open(self, opened: _Bytes) -> None:
         if self._opened.done():

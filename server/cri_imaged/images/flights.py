@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Generic, TypeVar
 
 from cri_imaged.errors import ImagedError, SourceFailedError
+from cri_imaged.images.shielded import to_the_end
 
 K = TypeVar("K", bound=Hashable)
 M = TypeVar("M")
@@ -193,4 +194,9 @@ class Flights(Generic[K, F]):
                 del self._flights[key]
                 closing = self._closing[key] = asyncio.create_task(flight.close())
                 closing.add_done_callback(lambda _: self._closing.pop(key))
-                await asyncio.shield(closing)
+                await to_the_end(_ended(closing))
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    await asyncio.wait([task])
+    task.result()

@@ -95,21 +95,7 @@ def first_difference(wanted: Iterable[Entry], found: Iterable[Entry]) -> str | N
             return f"{want.path!r} is missing"
         if want is None or have.path < want.path:
             return f"{have.path!r} does not belong there"
-        fields = [
-            name
-            for name in (
-                "type",
-                "mode",
-                "uid",
-                "gid",
-                "size",
-                "device",
-                "content",
-                "modified",
-                "xattrs",
-            )
-            if getattr(want, name) != getattr(have, name)
-        ]
+        fields = [name for name in _COMPARED if getattr(want, name) != getattr(have, name)]
         return f"{want.path!r} has another {', '.join(fields)}"
     return None
 

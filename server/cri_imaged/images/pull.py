@@ -25,7 +25,6 @@ from cri_imaged.metadata.images import ImageRecord, NewImage
 from cri_imaged.oci.platform import Platform
 from cri_imaged.oci.reference import Reference
 from cri_imaged.ports import (
-    ContentStore,
     Credentials,
     Lease,
     Resolver,
@@ -60,7 +59,6 @@ class Puller:
         self,
         *,
         resolver: Resolver,
-        content: ContentStore,
         airport: Airport,
         handlers: Mapping[str, Handler],
         database: Database,
@@ -72,7 +70,6 @@ class Puller:
         max_concurrent_downloads: int,
     ) -> None:
         self._resolver = resolver
-        self._content = content
         self._handlers = handlers
         self._database = database
         self._store = store
@@ -105,7 +102,7 @@ class Puller:
                 progress.phase = Phase.RESOLVING
                 resolved = await self._resolver.resolve(reference, credentials)
                 selected = await select(
-                    resolved, handler.platform, self._content, lease, self._limits
+                    resolved, handler.platform, self._airport, lease, self._limits
                 )
                 plan = await self._airport.plan(
                     selected.manifest, selected.config, handler.snapshotter, lease

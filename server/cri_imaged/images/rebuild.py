@@ -44,7 +44,10 @@ class Rebuilder:
     async def run(self) -> None:
         """The background task after a start: rebuild what can be, and show it."""
         for image in await self._database.read(images.damaged):
-            await self.rebuild(image)
+            try:
+                await self.rebuild(image)
+            except Exception:
+                log.exception("image could not be rebuilt", names=image.names)
 
     async def rebuild(self, image: DamagedImage) -> bool:
         """Unpack `image` again from its blobs. Returns whether it is ready then; if not, a blob is

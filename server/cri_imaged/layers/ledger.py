@@ -100,21 +100,22 @@ class Ledger:
         )
         pending = {name for _, name, _ in links}
         opaques = {path for path in self._opaques if held(path) is Held.DIRECTORY}
+        replaced = set()
         whiteouts = []
         for path in sorted(self._whiteouts - pending):
             parent = path.rpartition(b"/")[0]
             match held(path):
                 case Held.DIRECTORY:
-                    opaques.add(path)
+                    replaced.add(path)
                 case None if held(parent) is Held.DIRECTORY:
                     whiteouts.append(path)
                 case _:
                     pass
-        tops = _outermost(opaques)
+        tops = _outermost(opaques | replaced)
         return Seal(
             tuple(_outside(whiteouts, tops)),
             tuple(tops),
-            tuple(path for path in _outside(self._implicit, tops) if path not in opaques),
+            tuple(path for path in _outside(self._implicit, tops) if path not in replaced),
             tuple((name, target) for _, name, target in links),
         )
 

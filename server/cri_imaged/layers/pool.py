@@ -127,8 +127,10 @@ class WorkerPool:
         try:
             answer = await self._supervise(worker, feed, epoch)
         finally:
-            await _uncancelled(worker.kill())
-            worker.close()
+            try:
+                await _uncancelled(worker.kill())
+            finally:
+                worker.close()
         outcome = await asyncio.to_thread(protocol.read_answer, answer)  # of up to seal_bytes
         if isinstance(outcome, Applied):
             return outcome

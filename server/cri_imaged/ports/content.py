@@ -117,12 +117,13 @@ class ContentStore(Protocol):
         ...
 
     async def read(self, digest: Digest, limit: int) -> bytes:
-        """A small blob whole, verified. Raises `NotFoundError`, `CorruptContentError`,
-        `LimitExceededError`."""
+        """A small blob whole, verified; marked as lost where it is damaged. Raises
+        `NotFoundError`, `CorruptContentError`, `LimitExceededError`."""
         ...
 
     def writer(self, descriptor: Descriptor, lease: Lease) -> AbstractAsyncContextManager[Ingest]:
-        """Open the ingest of `descriptor`, resuming what is there. Leaving without a commit keeps
+        """Open the ingest of `descriptor` when it has no other writer, resuming what is there.
+        Leaving without a commit keeps
         the partial bytes for the next writer, until `drop_ingests`."""
         ...
 

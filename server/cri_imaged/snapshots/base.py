@@ -313,23 +313,26 @@ class DirectorySnapshotter(ABC):
             )
 
     async def _detach_lost(self, snapshots: Sequence[int]) -> list[str]:
-        """Let go of committed snapshots whose directory somebody removed; their chains."""
+        """Let go of committed snapshots whose directory is gone; returns what to call them."""
         lost = await asyncio.to_thread(
-            lambda: [snapshot for snapshot in snapshots if not self._layer(snapshot).is_dir()]
+            lambda: {snapshot for snapshot in snapshots if not self._layer(snapshot).is_dir()}
         )
         if not lost:
             return []
 
-        def detach(sql: sqlite3.Connection) -> list[str]:
+        def detach(sql: sqlite3.Connection) -> dict[int, str]:
             chains = rows.every(sql, self.name)
             images.detach_snapshots(sql, lost)
             # A row that is gone by now was collected: its directory went for that.
-            return [chains[snapshot] or str(snapshot) for snapshot in lost if snapshot in chains]
+            return {
+                snapshot: chains[snapshot] or str(snapshot) for snapshot in lost & chains.keys()
+            }
 
         chains = await whole(self._database.write(detach, durable=True))
         if chains:
-            log.error("snapshots are gone from disk", snapshotter=self.name, chain_ids=chains)
-        return chains
+            names = sorted(chains.values())
+            log.error("snapshots are gone from disk", snapshotter=self.name, chain_ids=names)
+        return [chains.get(snapshot, str(snapshot)) for snapshot in lost]
 
     async def _drop(self, key: str) -> None:
         """Drop an unfinished snapshot. Its directory may go first: no start keeps its row."""
