@@ -138,7 +138,8 @@ def check_store(daemon: Daemon) -> None:
     with daemon.channel() as channel:
         stub = node_pb2_grpc.NodeStub(channel)
         events = list(stub.CheckStore(node.CheckStoreRequest(), timeout=120))
-    assert [event.problem for event in events if event.HasField("problem")] == []
+    problems = [event.problem for event in events if event.HasField("problem")]
+    assert not problems, f"the daemon's check found {problems}"
     assert events[-1].summary.problems == 0
 
 

@@ -180,23 +180,28 @@ class Checker:
     ) -> Problem | None:
         try:
             tree = await snapshotter.path(chain_id)
-            if not tree.is_dir():
-                kind = "missing-snapshot"
-                difference: str | None = "its directory is gone"
-            else:
-                kind = "damaged-snapshot"
-                difference = await self._difference(snapshotter, tree, steps.get(chain_id))
+            try:
+                kind, difference = await self._examine(snapshotter, tree, steps.get(chain_id))
+            except OSError as error:
+                kind, difference = "damaged-snapshot", f"it cannot be read: {error}"
+            if difference is None or await snapshotter.path(chain_id) != tree:
+                return None
         except NotFoundError:
-            return None  # removed meanwhile
+            return None  # removed meanwhile: what was seen was its removal
         except ImagedError as error:
             log.warning("snapshot could not be checked", chain_id=chain_id, error=str(error))
-            return None
-        if difference is None:
             return None
         names = await self._database.read(
             lambda db: images.users_of_snapshot(db, snapshotter.name, chain_id)
         )
         return Problem(kind, f"{snapshotter.name}/{chain_id}", difference, tuple(names))
+
+    async def _examine(
+        self, snapshotter: Snapshotter, tree: Path, step: Step | None
+    ) -> tuple[str, str | None]:
+        if not tree.is_dir():
+            return "missing-snapshot", "its directory is gone"
+        return "damaged-snapshot", await self._difference(snapshotter, tree, step)
 
     async def _difference(
         self, snapshotter: Snapshotter, tree: Path, step: Step | None
