@@ -199,7 +199,7 @@ class Checker:
     async def _examine(
         self, snapshotter: Snapshotter, tree: Path, step: Step | None
     ) -> tuple[str, str | None]:
-        if not tree.is_dir():
+        if not await asyncio.to_thread(tree.is_dir):
             return "missing-snapshot", "its directory is gone"
         return "damaged-snapshot", await self._difference(snapshotter, tree, step)
 
