@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from cri_imaged.images.shielded import to_the_end
 from cri_imaged.limits import Limits
 from cri_imaged.metadata import images, leases
 from cri_imaged.metadata.database import Database
@@ -79,7 +80,8 @@ class GarbageCollector:
         """Remove what nothing needs, after `first` in the same transaction; with `resumable` also
         what unfinished pulls left behind."""
         async with self.quiet:
-            return await self._collect(resumable, first)
+            # Rows that are gone while their files stay would be a leak until the next start.
+            return await to_the_end(self._collect(resumable, first))
 
     async def _collect(
         self, resumable: bool, first: Callable[[sqlite3.Connection], None]
