@@ -15,6 +15,7 @@ import asyncio
 import json
 import os
 import shutil
+import socket
 import statistics
 import sys
 import tempfile
@@ -93,18 +94,21 @@ def snapshot(db: object, root: Path, chain_id: Digest, parent: Digest | None) ->
         (root / "snapshots/overlay" / str(row["id"]) / "fs").mkdir(parents=True)
 
 
+def listens(address: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(address)) == 0
+
+
 def measure(daemon: Daemon, count: int) -> dict[str, float]:
     begun = time.perf_counter()
     daemon.process.start()
+    # A channel that finds no server waits a second before it looks again.
+    while not listens(daemon.socket):
+        time.sleep(0.002)
     with grpc.insecure_channel(f"unix:{daemon.socket}") as channel:
         runtime = api_pb2_grpc.RuntimeServiceStub(channel)
         service = api_pb2_grpc.ImageServiceStub(channel)
-        while True:
-            try:
-                runtime.Version(api_pb2.VersionRequest(), timeout=1)
-                break
-            except grpc.RpcError:
-                time.sleep(0.005)
+        runtime.Version(api_pb2.VersionRequest(), timeout=10)
         started = time.perf_counter() - begun
         wanted = api_pb2.ImageStatusRequest(
             image=api_pb2.ImageSpec(image=f"registry.example/team1/image{count // 20 * 20 - 19}:v1")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -200,6 +201,46 @@ async def test_a_manifest_that_lies_about_a_size_harms_no_other_pull(
     gate.opened.set()
     found = await outcomes([bad, good])
     assert found[1] == bench.parts.store.get(bench.name("good"))
+
+
+async def test_registries_that_stall_hold_up_no_other_pull(
+    tmp_path: Path, registry: GatedRegistry
+) -> None:
+    """More layers hang in mid-air than workers may wait for them."""
+    stalled = [[layer(3 * pull + number, 10_000) for number in range(3)] for pull in range(3)]
+    for number, layers in enumerate(stalled):
+        for each in serve(registry, image_of(*layers), f"slow{number}").layers:
+            registry.hold(each.digest, 1000)
+    serve(registry, image_of(layer(10), layer(11)), "quick")
+    async with Bench.open(tmp_path, registry, max_concurrent_unpacks=1) as bench:
+        slow = [bench.start(f"slow{number}") for number in range(3)]
+        for gate in registry.gates.values():
+            await registry.held(gate)
+        assert (await bench.pull("quick")).image
+        assert not any(pull.done() for pull in slow)
+        for gate in registry.gates.values():
+            gate.opened.set()
+        await asyncio.gather(*slow)
+
+
+async def test_a_pull_of_many_layers_holds_up_no_other_pull(
+    tmp_path: Path, registry: GatedRegistry
+) -> None:
+    """All blobs are here. The layers of one pull want a worker at once, and the other pull's gets
+    one before they have all had theirs."""
+    serve(registry, image_of(*(layer(number, 100_000) for number in range(80))), "many")
+    serve(registry, image_of(layer(100)), "one")
+    snapshots = tmp_path / "snapshots/native"
+    async with Bench.open(tmp_path, registry, max_concurrent_unpacks=1) as bench:
+        for tag in ("many", "one"):
+            await bench.pull(tag)
+        shutil.rmtree(snapshots)
+        snapshots.mkdir()
+        many = bench.start("many")
+        await until(lambda: len(list(snapshots.glob("*/fs"))) == 80)
+        await bench.pull("one")
+        assert [top for top in snapshots.glob("*/fs") if not list(top.iterdir())]
+        await many
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -268,25 +268,64 @@ async def test_cancellation(pool: WorkerPool, into: DirectoryExtraction, tmp_pat
     assert len(os.listdir("/proc/self/fd")) <= len(before)
 
 
+class Crowd:
+    """Layers of a pool, each with a directory of its own below `folder`."""
+
+    def __init__(self, pool: WorkerPool, folder: Path) -> None:
+        self.pool, self.folder = pool, folder
+        self.tasks: list[asyncio.Task[Applied]] = []
+        self.sources: list[Growing] = []
+
+    async def begin(self, count: int, *, complete: bool) -> None:
+        for _ in range(count):
+            folder = self.folder / str(len(self.tasks))
+            (folder / "root").mkdir(parents=True)
+            source = Growing(folder)
+            await source.write(LAYER if complete else LAYER[:30_000])
+            if complete:
+                await source.complete()
+            into = DirectoryExtraction(folder / "root")
+            self.tasks.append(asyncio.create_task(self.pool.apply(source, PLAIN, into)))
+            self.sources.append(source)
+
+    async def end(self, numbers: range) -> None:
+        """The rest of these layers arrives."""
+        for number in numbers:
+            await self.sources[number].write(LAYER[30_000:])
+            await self.sources[number].complete()
+
+    async def check(self, numbers: range) -> None:
+        for number in numbers:
+            check(await self.tasks[number], LAYER, self.folder / str(number) / "root")
+
+
+async def most_workers(tasks: list[asyncio.Task[Applied]]) -> int:
+    """How many workers run at the same time until `tasks` are done."""
+    most = 0
+    while not all(task.done() for task in tasks):
+        most = max(most, len(workers()))
+        await asyncio.sleep(0)
+    return most
+
+
 async def test_no_more_than_max_workers(tmp_path: Path) -> None:
     async with WorkerPool(Limits(), max_workers=2) as pool:
-        sources, tasks = [], []
-        for number in range(5):
-            (tmp_path / str(number)).mkdir()
-            (tmp_path / f"root{number}").mkdir()
-            sources.append(Growing(tmp_path / str(number)))
-            await sources[-1].write(LAYER[:30_000])
-            into = DirectoryExtraction(tmp_path / f"root{number}")
-            tasks.append(asyncio.create_task(pool.apply(sources[-1], PLAIN, into)))
-        most = 0
-        for source in sources:
-            await until(workers)
-            most = max(most, len(workers()))
-            await source.write(LAYER[30_000:])
-            await source.complete()
-        for number, applied in enumerate(await asyncio.gather(*tasks)):
-            check(applied, LAYER, tmp_path / f"root{number}")
-    assert most <= 2
+        crowd = Crowd(pool, tmp_path)
+        await crowd.begin(12, complete=True)
+        assert 0 < await most_workers(crowd.tasks) <= 2
+        await crowd.check(range(12))
+
+
+async def test_layers_that_do_not_arrive_hold_nobody_up(tmp_path: Path) -> None:
+    async with WorkerPool(Limits(), max_workers=1) as pool:
+        crowd = Crowd(pool, tmp_path)
+        await crowd.begin(6, complete=False)
+        await until(lambda: len(workers()) == 4)
+        await crowd.begin(2, complete=True)
+        await crowd.check(range(6, 8))
+        assert len(workers()) == 4
+        await crowd.end(range(6))
+        await crowd.check(range(6))
 
 
 async def test_no_child_outlives_the_pool(into: DirectoryExtraction, tmp_path: Path) -> None:

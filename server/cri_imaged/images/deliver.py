@@ -17,6 +17,10 @@ from cri_imaged.oci.digest import Digest
 from cri_imaged.oci.documents import Manifest
 from cri_imaged.ports import Fetcher, LayerSource, Snapshotter
 
+_UNPACKS_FOR_EACH_DOWNLOAD = 2
+"""Layers of one pull that may be unpacked, or wait for a worker, at the same time: so few that they
+cannot crowd out another pull's, which gets its turn after them."""
+
 
 class Delivery:
     """One pull's fetches and unpacks. Flights stay joined until the context is left."""
@@ -35,6 +39,7 @@ class Delivery:
         self._snapshotter = snapshotter
         self._airport = airport
         self._slots = asyncio.Semaphore(downloads)
+        self._turns = asyncio.Semaphore(_UNPACKS_FOR_EACH_DOWNLOAD * downloads)
         self._stack = AsyncExitStack()
         self._flights: list[Flight[Any]] = []
         future = asyncio.get_running_loop().create_future
@@ -103,7 +108,9 @@ class Delivery:
             await done
 
     async def _unpack(self, step: Step) -> None:
-        means = LayerMeans(step, lambda: self._source(step.layer), self._parent_committed(step))
+        means = LayerMeans(
+            step, lambda: self._source(step.layer), self._parent_committed(step), self._turns
+        )
         flight, done = await self._stack.enter_async_context(
             self._airport.unpacks.join(
                 (self._snapshotter.name, step.chain_id),

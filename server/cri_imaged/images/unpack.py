@@ -25,6 +25,8 @@ class LayerMeans:
     step: Step
     source: Callable[[], Awaitable[LayerSource]]
     parent_committed: asyncio.Future[None]
+    turns: asyncio.Semaphore
+    """Each lets one layer of this pull be applied."""
 
 
 class LayerFlight(Flight[LayerMeans]):
@@ -66,9 +68,10 @@ class LayerFlight(Flight[LayerMeans]):
             if isinstance(into, AlreadyPresent):
                 return
             try:
-                applied = await self._applier.apply(
-                    source, step.layer.media_type, into, algorithm=step.diff_id.algorithm
-                )
+                async with means.turns:
+                    applied = await self._applier.apply(
+                        source, step.layer.media_type, into, algorithm=step.diff_id.algorithm
+                    )
             except ImagedError as error:
                 raise type(error)(f"layer {step.layer.digest}: {error}") from error
             if applied.diff_id != step.diff_id:

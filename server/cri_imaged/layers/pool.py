@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -19,10 +20,13 @@ from cri_imaged.layers.client import Worker, Zygote
 from cri_imaged.layers.feed import Feed
 from cri_imaged.limits import Limits
 from cri_imaged.oci import media_types
-from cri_imaged.ports import Applied, Complete, Extraction, Failed, LayerSource
+from cri_imaged.ports import Applied, Available, Complete, Extraction, Failed, LayerSource
 
 _ATTEMPTS = 2
 """Workers that may die over one layer before it is given up."""
+_ARRIVING = 4
+"""Layers that are applied while they arrive, for each worker of `max_workers`: such a worker mostly
+waits for the network."""
 
 
 class _Restarted(Exception):  # noqa: N818  # no error: the attempt is void
@@ -43,7 +47,11 @@ class _Work(NamedTuple):
 
 
 class WorkerPool:
-    """Applies layers in confined worker processes, `max_workers` at a time.
+    """Applies layers in confined worker processes.
+
+    Of layers whose bytes are all here `max_workers` are applied at a time, first come, first
+    served. Layers that still arrive are applied besides, as long as there are not too many: else
+    one slow registry would hold up every other pull's layers. The rest waits to be all here.
 
     An asynchronous context manager: no worker outlives it. Implements `ports.Applier`.
     """
@@ -51,6 +59,7 @@ class WorkerPool:
     def __init__(self, limits: Limits, *, max_workers: int) -> None:
         self._limits = limits
         self._slots = asyncio.Semaphore(max_workers)
+        self._room_for_arriving = _ARRIVING * max_workers
         self._zygote: Zygote | None = None
         self._starting = asyncio.Lock()
         self._open = False
@@ -95,7 +104,7 @@ class WorkerPool:
         work = _Work(layer, media_type, into, algorithm)
         deaths = 0
         clear = False
-        async with self._slots, Feed(layer) as feed:
+        async with Feed(layer) as feed, self._slot(feed):
             while True:
                 try:
                     return await self._attempt(feed, work, clear=clear)
@@ -108,6 +117,20 @@ class WorkerPool:
                             f"the worker that unpacks a layer died {deaths} times: {died}"
                         ) from None
                 clear = True
+
+    @asynccontextmanager
+    async def _slot(self, feed: Feed) -> AsyncIterator[None]:
+        if isinstance(feed.state, Available) and self._room_for_arriving:
+            self._room_for_arriving -= 1
+            try:
+                yield
+            finally:
+                self._room_for_arriving += 1
+        else:
+            while isinstance(feed.state, Available):
+                await feed.changed()
+            async with self._slots:
+                yield
 
     async def _attempt(self, feed: Feed, work: _Work, *, clear: bool) -> Applied:
         zygote = await self._warm()
