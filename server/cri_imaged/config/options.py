@@ -70,8 +70,8 @@ class ImageOptions(msgspec.Struct, frozen=True, kw_only=True):
     max_concurrent_downloads: AtLeastOne = 3
     """Layers of one image that are downloaded at the same time."""
     max_concurrent_unpacks: int = 0
-    """Layers that are unpacked at the same time in the whole daemon once they are downloaded; 0: one
-    for each CPU. Layers that still arrive are unpacked besides, up to four times as many."""
+    """Downloaded layers that are unpacked at the same time in the whole daemon; 0: one for each
+    CPU. Layers that still arrive are unpacked besides, up to four times as many."""
     image_pull_progress_timeout: Duration = Duration(300.0)
     """A pull without any progress for this long is cancelled; 0s: never."""
     image_pull_with_sync_fs: bool = False
