@@ -22,7 +22,7 @@ from cri_imaged.errors import (
     WorkerDiedError,
 )
 from cri_imaged.layers.pool import WorkerPool
-from cri_imaged.limits import Limits
+from cri_imaged.limits import MIB, Limits
 from cri_imaged.oci import media_types
 from cri_imaged.ports import Applied, DirectoryExtraction
 from tests.layers.listing import kinds
@@ -367,6 +367,15 @@ async def test_unknown_media_type(
     (tmp_path / "blob").write_bytes(LAYER)
     with pytest.raises(UnsupportedContentError, match="squashfs"):
         await pool.apply(Whole(tmp_path / "blob"), "application/squashfs", into)
+
+
+async def test_memory_is_limited(into: DirectoryExtraction, tmp_path: Path) -> None:
+    with (tmp_path / "blob").open("wb") as file:
+        file.writelines(t.whiteout(f"{n:090}") for n in range(200_000))
+        file.write(t.END)
+    async with WorkerPool(Limits(worker_memory_bytes=72 * MIB), max_workers=1) as pool:
+        with pytest.raises(LimitExceededError, match="worker_memory_bytes"):
+            await pool.apply(Whole(tmp_path / "blob"), PLAIN, into)
 
 
 async def test_no_space(pool: WorkerPool, tmp_path: Path) -> None:
