@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -64,6 +65,8 @@ async def serve(config: Config) -> None:
     Raises:
         ConfigError: the configuration cannot be used here; the message names the key.
     """
+    # What the imports brought stays: the collector would look through all of it again and again.
+    gc.freeze()
     raise_descriptor_limit()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

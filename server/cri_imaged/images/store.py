@@ -133,9 +133,10 @@ class ImageStore:
         return Digest(matches[0]) if matches else None
 
     def _put(self, record: ImageRecord) -> None:
-        for name in _references(record):
+        image = self.describe(record)
+        for name in (*image.repo_tags, *image.repo_digests):
             self._names[name, record.handler] = record.image_id
-        self._images[record.image_id, record.handler] = self.describe(record)
+        self._images[record.image_id, record.handler] = image
 
 
 def _references(record: ImageRecord) -> list[str]:
