@@ -18,7 +18,7 @@ SEAL = Seal((b"a/b",), (b"", b"c"), (b"d", b"d/e"), ((b"f", b"g/h"),))
 
 
 def answer(diff_id: str = DIGEST, seal: Seal = SEAL, size: int = 1) -> bytes:
-    made = protocol.success(diff_id, size, 2, Usage(3, 4), Skipped(5, 6, 7, 8), seal)
+    made = protocol.success(diff_id, size, 2, Usage(3, 4), Skipped(5, 6, 7, 8), seal, b"last")
     return protocol.encode(made)
 
 
@@ -33,6 +33,7 @@ def test_success() -> None:
         opaques=SEAL.opaques,
         implicit=SEAL.implicit,
         links=SEAL.links,
+        unended=b"last",
     )
 
 

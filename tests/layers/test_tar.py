@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Iterable
+from itertools import accumulate
 
 import pytest
 from hypothesis import given, settings
@@ -42,7 +43,7 @@ def one(archive: bytes) -> Entry:
     return entry
 
 
-ALL_SORTS = t.archive(
+SORTS = (
     t.global_pax({"comment": "a commit", "mtime": "1.5"}),
     t.directory("d", mode=0o1777),
     t.file("d/x", b"hello" * 300, pax={"SCHILY.xattr.user.a": b"\0\xff", "mtime": "-1.25"}),
@@ -54,6 +55,7 @@ ALL_SORTS = t.archive(
     t.file("empty"),
     t.file("block", bytes(512)),
 )
+ALL_SORTS = t.archive(*SORTS)
 
 
 def test_fields() -> None:
@@ -259,11 +261,22 @@ def test_unknown_types(flag: bytes) -> None:
 
 
 def test_truncated_at_any_byte() -> None:
-    whole = ALL_SORTS.removesuffix(t.END)
-    for size in range(1, len(whole) + 512):
+    ends = {*accumulate(map(len, SORTS)), len(ALL_SORTS) - 512}
+    for size in set(range(1, len(ALL_SORTS))) - ends:
         with pytest.raises(CorruptContentError, match="truncated"):
             read(ALL_SORTS[:size])
-    assert read(ALL_SORTS[: len(whole) + 512])
+
+
+def test_an_end_without_its_marker_is_told() -> None:
+    """It may be the archive's, or a truncation: the diffID tells."""
+    for count in range(2, len(SORTS) + 1):
+        reader = TarReader(Limits())
+        *_, (last, _) = reader.feed(b"".join(SORTS[:count]))
+        assert last is not None
+        assert reader.finish() == last.name
+    reader = TarReader(Limits())
+    assert len(list(reader.feed(ALL_SORTS[:-512]))) == len(SORTS) - 1
+    assert reader.finish() == b""
 
 
 def test_damaged_at_any_header_byte() -> None:

@@ -15,6 +15,7 @@ from tests.support.daemon import Daemon, free_port
 from tests.support.docker_registry import DockerRegistry
 from tests.support.images import (
     Layer,
+    archive,
     file,
     host_architecture,
     image,
@@ -195,6 +196,24 @@ GOOD = layer({"data": file(random_bytes(50_000)), "more": file("x")})
 def test_a_layer_that_is_no_layer(daemon: Daemon, registry: DockerRegistry, bad: Layer) -> None:
     reference = registry.push(image(layer({"fine": file("1")}), bad), "corrupt/layer:1")
     check_corrupt(daemon, reference, sha256(bad.blob))
+
+
+def test_an_archive_without_an_end_marker(
+    daemon: Daemon, registry: DockerRegistry, tmp_path: Path
+) -> None:
+    """Some writers leave it out. Where the diffID is right nothing is missing; else the layer was
+    cut off between two entries."""
+    whole = archive({"first": file("1"), "last": file("2")}).rstrip(b"\0")
+    whole += bytes(-len(whole) % 512)
+    unended = registry.push(image(layer(whole)), "odd/unended:1")
+    daemon.pull(unended)
+    with mounted(daemon, unended, tmp_path / "root") as root:
+        assert (root / "last").read_text() == "2"
+    daemon.remove(unended)
+    cut = replace(layer(whole[:1024]), diff_id=sha256(whole))
+    check_corrupt(
+        daemon, registry.push(image(cut), "corrupt/cut:1"), "after the last entry 'first'"
+    )
 
 
 def test_an_entry_that_climbs_out_stays_inside(

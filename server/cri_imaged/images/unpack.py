@@ -15,7 +15,7 @@ from cri_imaged.images.shielded import to_the_end
 from cri_imaged.metadata import leases
 from cri_imaged.metadata.database import Database
 from cri_imaged.oci.digest import Digest
-from cri_imaged.ports import AlreadyPresent, Applier, LayerSource, Snapshotter
+from cri_imaged.ports import AlreadyPresent, Applied, Applier, LayerSource, Snapshotter
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +74,22 @@ class LayerFlight(Flight[LayerMeans]):
                     )
             except ImagedError as error:
                 raise type(error)(f"layer {step.layer.digest}: {error}") from error
-            if applied.diff_id != step.diff_id:
-                raise CorruptContentError(
-                    f"layer {step.layer.digest} unpacks to diffID {applied.diff_id}, "
-                    f"the image's config says {step.diff_id}"
-                )
+            _check(applied, step)
             await asyncio.shield(means.parent_committed)
             await self._snapshotter.commit(step.chain_id, key, step.parent, applied)
         except BaseException:
             await to_the_end(self._snapshotter.remove(key))
             raise
+
+
+def _check(applied: Applied, step: Step) -> None:
+    if applied.diff_id == step.diff_id:
+        return
+    problem = (
+        f"layer {step.layer.digest} unpacks to diffID {applied.diff_id}, "
+        f"the image's config says {step.diff_id}"
+    )
+    if applied.unended:
+        name = applied.unended[:200].decode("utf-8", "backslashreplace")
+        problem += f"; it seems truncated after the last entry {name!r}: no end marker follows"
+    raise CorruptContentError(problem)

@@ -27,6 +27,7 @@ class Result(NamedTuple):
     size: int
     entries: int
     seal: Seal
+    unended: bytes
 
 
 class _Hash:
@@ -84,11 +85,11 @@ def apply_layer(
                     else:
                         sink.write(data)
             current = None
-            reader.finish()
+            unended = reader.finish()
             seal = sink.finish()
     except OSError as error:
         raise _explained(error, current) from error
-    return Result(f"{algorithm}:{hasher.hexdigest()}", size, reader.entries, seal)
+    return Result(f"{algorithm}:{hasher.hexdigest()}", size, reader.entries, seal, unended)
 
 
 def _explained(error: OSError, entry: Entry | None) -> Exception:

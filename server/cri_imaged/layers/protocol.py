@@ -66,6 +66,7 @@ class Success(msgspec.Struct, tag=True, frozen=True):
     opaques: tuple[bytes, ...]
     implicit: tuple[bytes, ...]
     links: tuple[tuple[bytes, bytes], ...]
+    unended: bytes
 
 
 class Failure(msgspec.Struct, tag=True, frozen=True):
@@ -116,11 +117,17 @@ def failure(error: BaseException) -> Failure:
 
 
 def success(
-    diff_id: str, size: int, entries: int, usage: Usage, skipped: Skipped, seal: Seal
+    diff_id: str,
+    size: int,
+    entries: int,
+    usage: Usage,
+    skipped: Skipped,
+    seal: Seal,
+    unended: bytes,
 ) -> Success:
     """What a worker says of an applied layer."""
     counts = (skipped.owners, skipped.devices, skipped.xattrs, skipped.times)
-    return Success(diff_id, size, entries, usage.bytes, usage.inodes, counts, *seal)
+    return Success(diff_id, size, entries, usage.bytes, usage.inodes, counts, *seal, unended)
 
 
 def answer_bytes(limits: Limits) -> int:
@@ -163,6 +170,7 @@ def _applied(outcome: Success) -> Applied:
         opaques=outcome.opaques,
         implicit=outcome.implicit,
         links=outcome.links,
+        unended=outcome.unended,
     )
 
 

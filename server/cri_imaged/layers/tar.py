@@ -97,11 +97,13 @@ class TarReader:
                 at = stop
         self._offset += end
 
-    def finish(self) -> None:
-        """Say that no more comes. A stream of no bytes at all is an empty archive.
+    def finish(self) -> bytes:
+        """Say that no more comes. Returns the last entry's name where no end marker follows it, as
+        some writers leave it out: the archive may be cut off there. A stream of no bytes at all is
+        an empty archive.
 
         Raises:
-            CorruptContentError: the archive is not at its end.
+            CorruptContentError: the archive ends within an entry.
         """
         if self._left or self._padding:
             self._corrupt(f"truncated at offset {self._offset}, within its data")
@@ -109,8 +111,7 @@ class TarReader:
             self._corrupt(f"truncated at offset {self._offset}, within the header after it")
         if self._pending:
             self._corrupt(f"truncated at offset {self._offset}, after an extension header")
-        if not self._zero_blocks and self._offset:
-            self._corrupt(f"truncated at offset {self._offset}: there is no end marker after it")
+        return b"" if self._zero_blocks else self._name
 
     def _header(self, block: bytes) -> Entry | None:
         """Read a header block; set out how much data and padding follow it."""

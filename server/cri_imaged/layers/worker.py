@@ -61,6 +61,7 @@ def _apply(
         Usage(sink.tree.bytes, sink.tree.inodes),
         Skipped(sink.skipped.owners, sink.skipped.devices, sink.skipped.xattrs, sink.skipped.times),
         done.seal,
+        done.unended,
     )
 
 

@@ -57,6 +57,9 @@ class Applied:
     links: tuple[tuple[bytes, bytes], ...] = ()
     """(name, target): hardlinks whose target this layer does not hold, in the archive's order.
     A directory holds nothing at `name` yet."""
+    unended: bytes = b""
+    """Where the archive has no end marker, its last entry's name, as written. It may be cut off
+    there, which only the diffID tells: not all writers of layers end them."""
 
 
 class Applier(Protocol):
