@@ -58,7 +58,7 @@ def _points() -> Iterator[Point]:
             ("a blob's row is about to be written", "metadata.blobs:insert", "before", 4),
             ("a blob's row is written", "metadata.blobs:insert", "after", 4),
             ("a blob's file is renamed but not committed", "os:rename", "after", 4),
-            ("a document is published", f"{content}.put", "after", 2),
+            ("a document is published", f"{content}.put", "after", 1),
             ("a snapshot is held", "metadata.leases:hold_snapshot", "after", 1),
             ("an ingest is opened", "content.ingest:FileIngest.resume", "before", 2),
             ("a chunk is written", "content.ingest:FileIngest.write", "after", 3),

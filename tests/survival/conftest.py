@@ -1,7 +1,7 @@
 """Stores to be harmed, and how much of it a run does.
 
-Environment: SURVIVAL_ROUNDS (each kill point so often; 0, the default: a seeded part of them once),
-SURVIVAL_CUTS (power cuts), SURVIVAL_SECONDS (of crowds), SURVIVAL_SEED.
+Environment: SURVIVAL_ROUNDS (each kill point so often with each snapshotter; 0, the default: a
+seeded part of them once), SURVIVAL_CUTS (power cuts), SURVIVAL_SECONDS (of crowds), SURVIVAL_SEED.
 """
 
 from __future__ import annotations
