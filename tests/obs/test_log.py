@@ -26,6 +26,7 @@ def restored() -> Iterator[None]:
     handlers, level = root.handlers, root.level
     yield
     root.handlers, root.level = handlers, level
+    logging.getLogger("grpc._cython.cygrpc").filters.clear()
     structlog.contextvars.clear_contextvars()
     structlog.reset_defaults()
 
@@ -58,6 +59,21 @@ def test_what_libraries_log_looks_the_same() -> None:
     [line] = objects(logged(write))
     assert line.pop("timestamp").endswith("Z")
     assert line == {"event": "slow host", "level": "warning", "seconds": 3}
+
+
+def test_a_client_that_left_is_no_error() -> None:
+    def write() -> None:
+        log = logging.getLogger("grpc._cython.cygrpc")
+        for error in (type("ExecuteBatchError", (Exception,), {})("batch"), ValueError("other")):
+            try:
+                raise error
+            except Exception:
+                log.exception("raised in core by [/x]")
+
+    gone, other = objects(logged(write))
+    assert (gone["level"], "exception" in gone) == ("info", False)
+    assert gone["event"].endswith("raised in core by [/x]")
+    assert (other["level"], "exception" in other) == ("error", True)
 
 
 @pytest.mark.parametrize(

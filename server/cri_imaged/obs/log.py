@@ -78,6 +78,17 @@ def configure(level: Level, form: Format, stream: TextIO | None = None) -> None:
     for library in ("asyncio", "grpc"):
         # Their debug lines speak of event loops, several for each call.
         logging.getLogger(library).setLevel(max(_LEVELS[level], logging.INFO))
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_no_gone_client)
+
+
+def _no_gone_client(record: logging.LogRecord) -> bool:
+    """A filter. Where a client leaves in the moment that it is answered, gRPC logs an error with a
+    traceback: a remark is enough."""
+    kind = record.exc_info[0] if record.exc_info else None
+    if kind is None or kind.__name__ != "ExecuteBatchError":
+        return True
+    logging.getLogger("grpc").info("an answer reached no client: %s", record.getMessage())
+    return False
 
 
 def censor(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
