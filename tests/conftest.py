@@ -1,4 +1,4 @@
-"""For all tests: what `make coverage` and `make fuzz` change about a run."""
+"""For all tests: no secret leaks, and what `make coverage` and `make fuzz` change about a run."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import os
 import pytest
 from hypothesis import settings
 
+from tests.support.leaks import pytest_runtest_makereport, pytest_sessionstart
 from tests.support.worker_coverage import pytest_configure
 
-__all__ = ["pytest_configure"]
+__all__ = ["pytest_configure", "pytest_runtest_makereport", "pytest_sessionstart"]
 
 FUZZ_FACTOR = int(os.environ.get("FUZZ_FACTOR", "1"))
 

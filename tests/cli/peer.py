@@ -16,6 +16,7 @@ import grpc
 
 from cri_imaged.rpc.node.v1 import node_pb2, node_pb2_grpc
 from cri_imaged.rpc.runtime.v1 import api_pb2, api_pb2_grpc
+from tests.support.leaks import emitted
 
 PROGRAM = Path(sys.executable).parent / "cri-imaged"
 IMAGE_ID = "sha256:" + "0123456789abcdef" * 4
@@ -54,7 +55,9 @@ class Peer:
         process = await self.start(*arguments, **env)
         out, err = await process.communicate(stdin.encode())
         assert process.returncode is not None
-        return Ran(process.returncode, out.decode(), err.decode())
+        ran = Ran(process.returncode, out.decode(), err.decode())
+        emitted(f"what cri-imaged {arguments[0]} prints", ran.out + ran.err)
+        return ran
 
     async def start(self, *arguments: str, **env: str) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(

@@ -15,6 +15,7 @@ import pytest
 from cri_imaged.rpc.node.v1 import node_pb2
 from cri_imaged.rpc.runtime.v1 import api_pb2
 from tests.cli.peer import IMAGE_ID, PROGRAM, Peer
+from tests.support.leaks import MARK
 
 PULLING = node_pb2.Pull(
     id="7",
@@ -115,10 +116,11 @@ def read_until(descriptor: int, wanted: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("creds", "stdin", "username", "password"),
     [
-        ("u:p:q", "", "u", "p:q"),
+        (f"u:{MARK}:q", "", "u", f"{MARK}:q"),
         ("u:", "", "u", ""),
-        ("u", "from stdin\n", "u", "from stdin"),
+        ("u", f"{MARK} from stdin\n", "u", f"{MARK} from stdin"),
     ],
+    ids=["with colons", "empty", "from standard input"],
 )
 async def test_credentials(
     peer: Peer, creds: str, stdin: str, username: str, password: str

@@ -11,6 +11,7 @@ from cri_imaged.cri.errors import cut, status_of
 from cri_imaged.errors import Attempt, Category, ImagedError, RegistryError
 from cri_imaged.ports import Credentials
 from cri_imaged.rpc.runtime.v1 import api_pb2 as cri
+from tests.support.leaks import MARK
 
 Code = grpc.StatusCode
 
@@ -42,7 +43,7 @@ def test_credentials_are_handed_on_as_they_are() -> None:
     assert credentials_of(cri.AuthConfig()) is None
     assert credentials_of(cri.AuthConfig(server_address="h.example")) is None
     for name in ("username", "password", "auth", "identity_token", "registry_token"):
-        given = {name: "x", "server_address": "h.example"}
+        given = {name: MARK, "server_address": "h.example"}
         assert credentials_of(cri.AuthConfig(**given)) == Credentials(**given)
 
 

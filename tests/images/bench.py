@@ -11,6 +11,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from prometheus_client import generate_latest
+
 from cri_imaged.config.options import Config, ImageOptions
 from cri_imaged.config.values import ByteSize, Directory
 from cri_imaged.daemon import UseCases, use_cases
@@ -21,6 +23,7 @@ from cri_imaged.ports import Credentials
 from cri_imaged.registry.options import RegistryOptions
 from tests.support import images
 from tests.support.images import directory, file
+from tests.support.leaks import emitted
 from tests.support.registry import FaultRegistry, Image
 
 REPOSITORY = "library/demo"
@@ -59,6 +62,7 @@ class Bench:
         )
         async with use_cases(config) as parts:
             yield cls(parts, registry, root)
+            emitted("metrics", generate_latest(parts.metrics.registry).decode())
 
     # --- pulling -----------------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ from tests.images.bench import Bench, image_of, layer, serve, serve_index
 from tests.images.gated import GatedRegistry
 from tests.support import images
 from tests.support.images import descriptor, file, sha256
+from tests.support.leaks import MARK
 from tests.support.registry import BLOB, MANIFEST, BasicAuth, FaultRegistry, corrupt, status
 
 
@@ -313,9 +314,9 @@ async def test_an_unauthorised_pull_is_not_told_that_the_image_is_here(
     bench: Bench, registry: FaultRegistry
 ) -> None:
     serve(registry, image_of(layer(0)))
-    registry.auth = BasicAuth({"user": "right"})
-    await bench.pull(credentials=Credentials("user", "right"))
-    for credentials in (None, Credentials("user", "wrong")):
+    registry.auth = BasicAuth({"user": MARK})
+    await bench.pull(credentials=Credentials("user", MARK))
+    for credentials in (None, Credentials("user", f"{MARK}-wrong")):
         with pytest.raises(RegistryError) as error:
             await bench.pull(credentials=credentials)
         assert error.value.category is Category.UNAUTHENTICATED

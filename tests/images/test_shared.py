@@ -17,11 +17,12 @@ from cri_imaged.ports import Credentials
 from tests.images.bench import Bench, image_of, layer, serve, until
 from tests.images.gated import GatedRegistry
 from tests.support import images
+from tests.support.leaks import MARK
 from tests.support.registry import BLOB, MANIFEST, BasicAuth, BearerAuth, Image, Seen, status
 
-USERS = {"ann": "1", "bob": "2", "cid": "3"}
+USERS = {user: f"{MARK}-{user}" for user in ("ann", "bob", "cid")}
 GOOD = [Credentials(user, password) for user, password in USERS.items()]
-WRONG = Credentials("ann", "wrong")
+WRONG = Credentials("ann", f"{MARK}-wrong")
 
 
 def digest_of(seen: Seen) -> str:

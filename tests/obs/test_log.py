@@ -15,20 +15,21 @@ from hypothesis import strategies as st
 
 from cri_imaged.obs.log import CENSORED, censor, configure
 from cri_imaged.obs.terminal import escaped
+from tests.support.leaks import MARK
 
-SECRET = "hunter2-hunter2"
+SECRET = f"{MARK}-{MARK}"
 
 
 @pytest.fixture(autouse=True)
 def restored() -> Iterator[None]:
     """Leave the process's logging as it was."""
     root = logging.getLogger()
-    handlers, level = root.handlers, root.level
+    handlers, level, configuration = root.handlers, root.level, structlog.get_config()
     yield
     root.handlers, root.level = handlers, level
     logging.getLogger("grpc._cython.cygrpc").filters.clear()
     structlog.contextvars.clear_contextvars()
-    structlog.reset_defaults()
+    structlog.configure(**configuration)
 
 
 def logged(

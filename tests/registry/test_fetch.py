@@ -11,6 +11,7 @@ from cri_imaged.oci import media_types
 from cri_imaged.oci.descriptor import Descriptor
 from cri_imaged.registry.retry import RetryPolicy
 from tests.registry.helpers import REPOSITORY, client, noise, read, resolve
+from tests.support.leaks import MARK
 from tests.support.registry import BLOB, Fault, FaultRegistry, cut, reset, stall, status
 
 SIZE = 1_000_000
@@ -232,7 +233,7 @@ async def test_a_signed_url_that_expired_is_asked_for_again(registry: FaultRegis
     async with FaultRegistry() as storage:
         storage.share(registry)
         storage.faults.append(status(403, times=1))
-        target = f"{storage.url}/v2/x/blobs/{layer.digest}?signature=s"
+        target = f"{storage.url}/v2/x/blobs/{layer.digest}?signature={MARK}"
         registry.faults.append(status(307, headers={"Location": target}, where=BLOB))
         async with client() as opened:
             assert await read((await resolve(opened, registry)).fetcher, layer) == data
@@ -253,10 +254,10 @@ async def test_a_foreign_layer_comes_from_its_own_url(registry: FaultRegistry) -
             blob.size,
             urls=("ftp://nowhere", "http://[", f"{elsewhere.url}/v2/x/blobs/{blob.digest}"),
         )
-        async with client(headers={"X-Configured": ["marked"]}) as opened:
+        async with client(headers={"X-Configured": [MARK]}) as opened:
             assert await read((await resolve(opened, registry)).fetcher, foreign) == data
         assert "x-configured" not in elsewhere.seen[0].headers
-    assert registry.seen[0].headers["x-configured"] == "marked"
+    assert registry.seen[0].headers["x-configured"] == MARK
     assert registry.gets(BLOB) == []
 
 

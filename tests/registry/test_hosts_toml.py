@@ -13,6 +13,7 @@ from cri_imaged.registry.hosts import ALL_CAPABILITIES, Capability, Host, TlsSet
 from cri_imaged.registry.hosts_dir import HostsDirectory, folder_names
 from cri_imaged.registry.hosts_toml import parse_duration, parse_hosts
 from tests.registry.helpers import write_hosts
+from tests.support.leaks import MARK
 
 FILE = Path("/certs.d/registry.example/hosts.toml")
 
@@ -117,8 +118,8 @@ def test_client_certificates(written: str, pairs: list[tuple[str, str | None]]) 
 
 
 def test_headers() -> None:
-    host = one('server = "https://s.example"\n[header]\nx-a = "1"\nx-b = ["2", "3"]')
-    assert host.headers == (("x-a", "1"), ("x-b", "2"), ("x-b", "3"))
+    host = one(f'server = "https://s.example"\n[header]\nx-a = "{MARK}"\nx-b = ["2", "3"]')
+    assert host.headers == (("x-a", MARK), ("x-b", "2"), ("x-b", "3"))
 
 
 def test_http_with_tls_settings_means_tls_where_the_host_speaks_it() -> None:
@@ -166,16 +167,20 @@ def test_durations(text: str, seconds: float | None) -> None:
         ('[host."https://a.example"]\nskip_verify = "yes"\n', 2, "skip_verify must be true"),
         ('[host."https://a.example"]\nclient = [["a", "b", "c"]]\n', 2, "client must be"),
         ('[host."https://a.example"]\ndial_timeout = "soon"\n', 2, "dial_timeout must be"),
-        ('[host."https://a.example".header]\nx = 3\n', 2, "x must be a string"),
-        ('[host."https://a.example".header]\n"x y" = "3"\n', 2, "no header that HTTP allows"),
+        (f'[host."https://a.example".header]\nx = [["{MARK}"]]\n', 2, "x must be a string"),
+        (f'[host."https://a.example".header]\n"x y" = "{MARK}"\n', 2, "no header that HTTP allows"),
         (
-            '[host."https://a.example"]\n[host."https://a.example".header]\nx = "a\\r\\nb"\n',
+            f'[host."https://a.example"]\n[host."https://a.example".header]\nx = "{MARK}\\r\\nb"\n',
             3,
             "no header",
         ),
         ('[host."ftp://a.example"]\n', 1, "must be an http:// or https:// URL"),
-        ('ca = "x"\nserver = "https://u:marked@a.example"\n', 2, "credentials"),
-        ('[host."https://u:marked@a.example"]\n', 1, "https://a.example must not hold credentials"),
+        (f'ca = "x"\nserver = "https://u:{MARK}@a.example"\n', 2, "credentials"),
+        (
+            f'[host."https://u:{MARK}@a.example"]\n',
+            1,
+            "https://a.example must not hold credentials",
+        ),
         ('server = "https://a.example?x=1"\n', 1, "scheme, host, port and path"),
         ('server = "https://a.example:99999"\n', 1, "no URL"),
         ("server = 3\n", 1, "server must be a URL"),
@@ -194,7 +199,6 @@ def test_what_is_malformed_is_named_with_file_and_line(text: str, line: int, pro
     message = str(caught.value)
     assert message.startswith(f"{FILE}:{line}: ")
     assert problem in message
-    assert "marked" not in message
 
 
 KEYS = st.sampled_from(
@@ -319,4 +323,4 @@ def test_configured_headers_go_to_every_host(tmp_path: Path) -> None:
     hosts = HostsDirectory(str(tmp_path), {"a": ["1"]}).hosts("r.example")
     assert [host.headers for host in hosts] == [(("a", "1"), ("b", "2")), (("a", "1"),)]
     with pytest.raises(ConfigError, match=r"registry\.headers"):
-        HostsDirectory("", {"bad name": ["1"]})
+        HostsDirectory("", {"bad name": [MARK]})

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import structlog
 
 from cri_imaged.errors import Category, ConfigError, CorruptContentError, RegistryError
 from cri_imaged.registry.retry import RetryPolicy
@@ -183,34 +182,35 @@ async def test_a_mirror_that_fails_in_mid_blob_is_carried_on_from(pair: Pair, fa
     assert 0 < resumed.offset < len(DATA)
 
 
-async def test_wrong_bytes_are_not_asked_for_again_and_the_mirror_is_named(pair: Pair) -> None:
+async def test_wrong_bytes_are_not_asked_for_again_and_the_mirror_is_named(
+    pair: Pair, caplog: pytest.LogCaptureFixture
+) -> None:
     pair.mirror.faults.append(corrupt(where=BLOB))
     layer = pair.image.layers[0]
-    with structlog.testing.capture_logs() as logs:
-        async with client(config_path=pair.root) as opened:
-            fetcher = (await resolve(opened, NAME)).fetcher
-            async with fetcher.fetch(layer) as stream:
-                assert b"".join([chunk async for chunk in stream]) != DATA
-                stream.discredit()
-            assert await read(fetcher, layer) == DATA
+    async with client(config_path=pair.root) as opened:
+        fetcher = (await resolve(opened, NAME)).fetcher
+        async with fetcher.fetch(layer) as stream:
+            assert b"".join([chunk async for chunk in stream]) != DATA
+            stream.discredit()
+        assert await read(fetcher, layer) == DATA
     assert {
         "event": "registry.wrong_bytes",
-        "log_level": "warning",
+        "level": "warning",
         "digest": layer.digest,
         "hosts": [pair.mirror.authority],
-    } in logs
+    } in [record.msg for record in caplog.records]
     assert len(pair.mirror.gets(BLOB)) == 1
 
 
-async def test_a_wrong_manifest_of_a_mirror_is_passed_over(pair: Pair) -> None:
+async def test_a_wrong_manifest_of_a_mirror_is_passed_over(
+    pair: Pair, caplog: pytest.LogCaptureFixture
+) -> None:
     pair.mirror.faults.append(corrupt(where=MANIFEST))
     name = f"{REPOSITORY}@{pair.image.manifest.digest}"
-    with structlog.testing.capture_logs() as logs:
-        async with client(config_path=pair.root) as opened:
-            assert (await resolve(opened, NAME, name=name)).descriptor == pair.image.manifest
-    assert [entry["hosts"] for entry in logs if entry["event"] == "registry.wrong_bytes"] == [
-        [pair.mirror.authority]
-    ]
+    async with client(config_path=pair.root) as opened:
+        assert (await resolve(opened, NAME, name=name)).descriptor == pair.image.manifest
+    (record,) = [record for record in caplog.records if "registry.wrong_bytes" in record.message]
+    assert record.msg["hosts"] == [pair.mirror.authority]  # type: ignore[index]
 
 
 async def test_a_blob_of_another_length_at_a_mirror_is_passed_over(pair: Pair) -> None:

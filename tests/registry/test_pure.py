@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import base64
+import json
 from collections.abc import Mapping
 
 import pytest
@@ -20,6 +20,8 @@ from cri_imaged.registry.proxies import Proxies
 from cri_imaged.registry.resolver import document_type
 from cri_imaged.registry.retry import RetryPolicy, parse_retry_after
 from cri_imaged.registry.stream import leading_bytes
+from tests.support.leaks import MARK
+from tests.support.registry import encoded
 
 # --- hosts ----------------------------------------------------------------------------------
 
@@ -143,11 +145,12 @@ def test_the_most_telling_answer(kinds: list[Kind], telling: Kind) -> None:
 
 
 def test_error_bodies_are_shortened_and_freed_of_secrets() -> None:
-    body = (
-        b'{"errors":[{"code":"DENIED","message":"token marked-secret is bad\\n","detail":1},'
-        b'{"code":"X","message":"' + b"y" * 5000 + b'"}]}'
-    )
-    codes, text = describe_body(body, ["marked-secret"])
+    errors = [
+        {"code": "DENIED", "message": f"token {MARK}-token is bad\n", "detail": 1},
+        {"code": "X", "message": "y" * 5000},
+    ]
+    body = json.dumps({"errors": errors}).encode()
+    codes, text = describe_body(body, [f"{MARK}-token"])
     assert codes == ("DENIED", "X")
     assert text.startswith("DENIED: token [secret] is bad?; X: yyy")
     assert len(text) < 400
@@ -270,7 +273,7 @@ def test_the_rate_counts_over_whole_windows() -> None:
 
 # --- proxies --------------------------------------------------------------------------------
 
-PROXY = {"HTTP_PROXY": "http://u:p@proxy.example:3128", "https_proxy": "proxy.example:3129"}
+PROXY = {"HTTP_PROXY": f"http://u:{MARK}@proxy.example:3128", "https_proxy": "proxy.example:3129"}
 
 
 @pytest.mark.parametrize(
@@ -305,7 +308,9 @@ def test_proxies(no_proxy: str, url: str, port: int | None) -> None:
     assert (proxy.port if proxy else None) == port
 
 
-@pytest.mark.parametrize("value", ["socks5://p.example", "http://", "http://["])
+@pytest.mark.parametrize(
+    "value", [f"socks5://u:{MARK}@p.example", f"http://u:{MARK}@", f"http://{MARK}@["]
+)
 def test_a_proxy_that_cannot_be_used_is_an_error(value: str) -> None:
     with pytest.raises(ConfigError, match="HTTPS_PROXY"):
         Proxies.from_environment({"HTTPS_PROXY": value})
@@ -343,10 +348,6 @@ def test_other_addresses(address: str) -> None:
 # --- logins ---------------------------------------------------------------------------------
 
 
-def encoded(text: str) -> str:
-    return base64.b64encode(text.encode()).decode()
-
-
 @pytest.mark.parametrize(
     ("given", "login"),
     [
@@ -365,11 +366,11 @@ def test_logins(given: dict[str, str], login: Login) -> None:
     assert Login.choose(**given) == login
 
 
-@pytest.mark.parametrize("auth", ["marked", "!!!marked", encoded("marked")])
+@pytest.mark.parametrize("auth", [MARK, f"!!!{MARK}", encoded(MARK)])
 def test_malformed_logins_are_refused_without_showing_them(auth: str) -> None:
     with pytest.raises(ValueError, match=r"^auth ") as caught:
         Login.choose(auth=auth)
-    assert "marked" not in str(caught.value)
+    assert MARK not in str(caught.value)
 
 
 def test_fingerprints_tell_identities_apart() -> None:
@@ -382,4 +383,4 @@ def test_fingerprints_tell_identities_apart() -> None:
         Login(registry_token="abc"),
     ]
     assert len({login.fingerprint for login in logins}) == len(logins)
-    assert "marked" not in repr(Login("marked", "marked", "marked", "marked"))
+    assert MARK not in repr(Login(MARK, MARK, MARK, MARK))

@@ -22,13 +22,14 @@ from tests.registry.nginx import Nginx
 from tests.registry.token_server import TokenRegistry, TokenServer
 from tests.support.docker_registry import Certificate, DockerRegistry, Login
 from tests.support.images import Image, file, image, layer
+from tests.support.leaks import MARK
 
 pytestmark = pytest.mark.real
 
 NAME = "registry.invalid"
-LOGIN = Login("ann", "secret: a")
-ANN = Credentials(username="ann", password="secret: a")
-WRONG = Credentials(username="ann", password="wrong")
+LOGIN = Login("ann", f"{MARK}: a")
+ANN = Credentials(username=LOGIN.username, password=LOGIN.password)
+WRONG = Credentials(username="ann", password=f"{MARK}-wrong")
 
 
 def demo() -> Image:

@@ -12,7 +12,8 @@ import trustme
 from cri_imaged.errors import Category, ConfigError, RegistryError
 from tests.registry.conftest import Certificates
 from tests.registry.helpers import REPOSITORY, client, resolve, write_hosts
-from tests.support.registry import FaultRegistry
+from tests.support.leaks import MARK
+from tests.support.registry import FaultRegistry, encoded
 
 
 def trust(root: Path, registry: FaultRegistry, certificates: Certificates, more: str = "") -> None:
@@ -239,12 +240,12 @@ async def test_an_https_registry_behind_a_proxy(certificates: Certificates, tmp_
         ConnectProxy(registry) as proxy,
         client(
             config_path=tmp_path,
-            environ={"HTTPS_PROXY": f"http://user:pass@127.0.0.1:{proxy.port}"},
+            environ={"HTTPS_PROXY": f"http://user:{MARK}@127.0.0.1:{proxy.port}"},
         ) as opened,
     ):
         image = registry.add_image(REPOSITORY, "latest")
         assert (await resolve(opened, "registry.invalid")).descriptor == image.manifest
     assert proxy.asked[0].startswith("CONNECT registry.invalid:443 HTTP/1.1\r\n")
-    assert "Proxy-Authorization: Basic dXNlcjpwYXNz" in proxy.asked[0]
+    assert f"Proxy-Authorization: Basic {encoded(f'user:{MARK}')}\r\n" in proxy.asked[0]
     assert "authorization" not in registry.seen[0].headers
     assert "proxy-authorization" not in registry.seen[0].headers

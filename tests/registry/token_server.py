@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from tests.support.docker_registry import DockerRegistry
+from tests.support.leaks import MARK, planted
 
 _SERVICE, _ISSUER = "registry.test", "issuer.test"
 
@@ -27,6 +28,7 @@ class TokenServer:
     """Gives JWTs, signed with a certificate in an `x5c` header, to the users it knows."""
 
     def __init__(self, users: Mapping[str, str], directory: Path) -> None:
+        planted(users.values())
         self._users = users
         authority = trustme.CA()
         self._leaf = authority.issue_cert("tokens.test")
@@ -66,7 +68,7 @@ class TokenServer:
             "exp": now + 300,
             "nbf": now - 60,
             "iat": now,
-            "jti": secrets.token_hex(8),
+            "jti": f"{MARK}-{secrets.token_hex(8)}",
             "access": access,
         }
         return web.json_response({"token": self._sign(claims), "expires_in": 300})

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support.leaks import emitted
 from tests.support.require import require_real
 
 BUILT = Path(__file__).parents[2] / ".cache" / "bin" / "crictl"
@@ -32,7 +33,7 @@ class Crictl:
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run and return the result, whatever it is. `--timeout` is left at crictl's default."""
-        return subprocess.run(
+        run = subprocess.run(
             [
                 str(self.program),
                 f"--config={os.devnull}",
@@ -46,6 +47,8 @@ class Crictl:
             check=False,
             timeout=180,
         )
+        emitted("what crictl prints", run.stdout + run.stderr)
+        return run
 
     def __call__(self, *arguments: str) -> str:
         """Run, demand success, return standard output."""

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -19,6 +19,7 @@ from typing import Any, Self
 import grpc
 
 from cri_imaged.rpc.runtime.v1 import api_pb2, api_pb2_grpc
+from tests.support.leaks import emitted
 from tests.support.process import Process, wait_until
 from tests.support.unprivileged import as_nobody
 
@@ -83,6 +84,8 @@ class Daemon:
     def stop(self) -> None:
         """Stop by SIGTERM, which must work."""
         if self.process.running:
+            with suppress(OSError):
+                self.metrics()  # for what the page may leak
             code = self.process.stop()
             assert code == 0, f"the daemon ended with {code} on SIGTERM:\n{self.log()[-4000:]}"
 
@@ -127,7 +130,11 @@ class Daemon:
             request.auth.CopyFrom(api_pb2.AuthConfig(**auth))
         with self.channel() as channel:
             stub = api_pb2_grpc.ImageServiceStub(channel)
-            image_ref: str = stub.PullImage(request, timeout=timeout).image_ref
+            try:
+                image_ref: str = stub.PullImage(request, timeout=timeout).image_ref
+            except grpc.RpcError as error:
+                emitted("PullImage's error", str(error))
+                raise
             return image_ref
 
     def images(self) -> list[api_pb2.Image]:
@@ -152,7 +159,8 @@ class Daemon:
         url = f"http://127.0.0.1:{self.metrics_port}{path}"
         with urllib.request.urlopen(url, timeout=10) as answer:
             text: str = answer.read().decode()
-            return text
+        emitted(url, text)
+        return text
 
     def metric(self, series: str) -> float:
         """One value, by name and labels as the page spells them; 0 where it is not there."""
@@ -163,7 +171,7 @@ class Daemon:
 
     def cli(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run one of our own client commands against this daemon."""
-        return subprocess.run(
+        run = subprocess.run(
             [str(PROGRAM), *arguments],
             env={**os.environ, "CRI_IMAGED_ADDRESS": str(self.socket)},
             stdin=subprocess.DEVNULL,
@@ -172,6 +180,8 @@ class Daemon:
             check=check,
             timeout=120,
         )
+        emitted(f"what cri-imaged {arguments[0]} prints", run.stdout + run.stderr)
+        return run
 
     def _answers(self) -> bool:
         with self.channel() as channel:

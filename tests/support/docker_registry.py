@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from tests.support.images import Image, write_layout
+from tests.support.leaks import MARK, planted
 from tests.support.process import Process, wait_until
 from tests.support.require import require_real
 
@@ -22,7 +23,10 @@ class Login:
     """A user that htpasswd knows."""
 
     username: str = "alice"
-    password: str = "correct horse: battery"
+    password: str = f"{MARK} horse: battery"
+
+    def __post_init__(self) -> None:
+        planted([self.password])
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from tests.support import leaks
+
 Value = TypeVar("Value")
 
 DEADLINE = 60.0
@@ -42,6 +44,7 @@ class Process:
             self._child = subprocess.Popen(
                 self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._env
             )
+        leaks.watch(self.log_path)
 
     def stop(self, *, number: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal and wait; returns the exit code. Kills what does not stop, and fails."""
@@ -55,6 +58,8 @@ class Process:
             self._child.kill()
             self._child.wait()
             raise AssertionError(f"{self.command} did not stop: {self.log()[-2000:]}") from None
+        finally:
+            leaks.watch(self.log_path)  # before its directory goes
 
     def log(self) -> str:
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""

@@ -30,6 +30,7 @@ from aiohttp import web
 from cri_imaged.oci import media_types
 from cri_imaged.oci.descriptor import Descriptor
 from cri_imaged.oci.digest import Digest
+from tests.support.leaks import MARK, planted
 
 MANIFEST, BLOB, TOKEN = "manifest", "blob", "token"
 _PIECE = 64 << 10
@@ -136,6 +137,9 @@ class BasicAuth:
 
     users: Mapping[str, str]
 
+    def __post_init__(self) -> None:
+        planted(self.users.values())
+
 
 @dataclass(slots=True)
 class BearerAuth:
@@ -155,6 +159,9 @@ class BearerAuth:
     """False: the token server answers GET with 405."""
     issued: dict[str, tuple[str, frozenset[str]]] = field(default_factory=dict)
     """Token → (user, scopes)."""
+
+    def __post_init__(self) -> None:
+        planted([*self.users.values(), *self.identity_tokens])
 
 
 @dataclass(frozen=True, slots=True)
@@ -484,7 +491,7 @@ class FaultRegistry:
                 user = "anonymous"
         if user is None:
             return _error(401, "UNAUTHORIZED")
-        token = secrets.token_urlsafe(24)
+        token = f"{MARK}-{secrets.token_urlsafe(24)}"
         auth.issued[token] = user, frozenset(scopes)
         answer: dict[str, object] = {auth.answer_field: token}
         if auth.expires_in is not None:
@@ -538,6 +545,11 @@ def _error(code: int, name: str, headers: Mapping[str, str] | None = None) -> we
         status=code,
         headers=headers,
     )
+
+
+def encoded(login: str) -> str:
+    """`user:password` as Basic authentication and an AuthConfig's `auth` have it."""
+    return base64.b64encode(login.encode()).decode()
 
 
 def _basic_user(given: str, users: Mapping[str, str]) -> str | None:
