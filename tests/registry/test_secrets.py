@@ -114,6 +114,39 @@ async def test_registries_that_echo_what_they_were_sent(
             await resolve(opened, registry, login)
 
 
+async def test_a_registry_that_echoes_the_token_that_it_was_shown() -> None:
+    async with FaultRegistry(auth=BearerAuth()) as registry, client() as opened:
+        token = json.dumps({"token": f"{MARK}-token"}).encode()
+        registry.faults += [
+            status(200, where=TOKEN, body=token),
+            status(403, where=MANIFEST, skip=1, body=echo(f"Bearer {MARK}-token, {MARK}-token")),
+        ]
+        async with noted():
+            await resolve(opened, registry)
+        assert registry.seen[-1].headers["authorization"] == f"Bearer {MARK}-token"
+
+
+async def test_registries_that_echo_configured_headers() -> None:
+    headers = {"X-Key": [f"{MARK}-key"], "X-Login": [f"Token {MARK}-login"]}
+    async with FaultRegistry(auth=BearerAuth()) as registry, client(headers=headers) as opened:
+        for where, code in ((MANIFEST, 403), (MANIFEST, 401), (TOKEN, 403)):
+            body = echo(f"{MARK}-key, {MARK}-login")
+            registry.faults[:] = [status(code, where=where, body=body)]
+            async with noted():
+                await resolve(opened, registry)
+            assert registry.seen[-1].headers["x-key"] == f"{MARK}-key"
+
+
+async def test_storage_that_echoes_a_signed_url() -> None:
+    async with FaultRegistry() as registry, FaultRegistry() as storage, client() as opened:
+        layer = registry.add_image(REPOSITORY, "latest", [noise(10)]).layers[0]
+        registry.faults.append(redirect(f"{storage.url}/x?signature={MARK}%2F", where=BLOB))
+        storage.faults.append(status(403, body=echo(f"signature={MARK}/ is bad, {MARK}%2F too")))
+        async with noted():
+            await read((await resolve(opened, registry)).fetcher, layer)
+        assert storage.seen
+
+
 @pytest.mark.parametrize(
     "fault",
     [

@@ -12,7 +12,7 @@ from yarl import URL
 from cri_imaged.limits import Limits
 from cri_imaged.registry.challenge import Challenge, parse_challenges
 from cri_imaged.registry.credentials import Logins
-from cri_imaged.registry.failures import HostFailure, Kind, describe_body
+from cri_imaged.registry.failures import HostFailure, Kind
 from cri_imaged.registry.hosts import Host
 from cri_imaged.registry.login import Login
 from cri_imaged.registry.retry import TRANSIENT_STATUSES, parse_retry_after
@@ -66,7 +66,7 @@ class Authorizer:
         key = (host.authority, access.scope, access.logins.identity(host))
         proof = self._proofs.get(key)
         met: set[str] = set()
-        secrets: list[str] = []
+        secrets = [*host.secrets]
         for _ in range(self._limits.authentication_rounds):
             own: CIMultiDict[str] = CIMultiDict(host.headers)
             if proof is not None:
@@ -149,10 +149,9 @@ def _challenges(response: Response) -> tuple[Challenge, ...]:
 
 async def _failure(response: Response, limits: Limits, secrets: list[str]) -> HostFailure:
     try:
-        body = await response.read_all(limits.error_body_bytes)
+        codes, text = await response.describe_error(limits.error_body_bytes, secrets)
     except HostFailure:
-        body = None
-    codes, text = describe_body(body or b"", secrets)
+        codes, text = (), ""
     kind = _KINDS.get(response.status, Kind.REFUSED)
     if response.status in TRANSIENT_STATUSES or response.redirected_to is not None:
         kind = Kind.UNREACHABLE

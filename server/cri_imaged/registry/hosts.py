@@ -68,6 +68,13 @@ class Host:
         """The address of `path` below the API's root, for reports."""
         return f"{self.scheme}://{self.authority}{self.path}/{path}"
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """All texts that must not appear in a message: headers may hold credentials, bare or after
+        the name of a scheme."""
+        values = [value for _, value in self.headers]
+        return (*values, *(value.partition(" ")[2] for value in values))
+
     def is_proxy_for(self, registry: str) -> bool:
         """Whether requests for `registry` must say so with `?ns=`."""
         if self.authority == registry:

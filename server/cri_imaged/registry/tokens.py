@@ -10,7 +10,7 @@ import asyncio
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -19,7 +19,7 @@ from yarl import URL
 
 from cri_imaged.limits import Limits
 from cri_imaged.registry.addresses import is_private, resolves_privately
-from cri_imaged.registry.failures import HostFailure, Kind, describe_body
+from cri_imaged.registry.failures import HostFailure, Kind
 from cri_imaged.registry.hosts import Host, split_port
 from cri_imaged.registry.login import Login
 from cri_imaged.registry.retry import TRANSIENT_STATUSES, parse_retry_after
@@ -146,7 +146,7 @@ async def fetch_token(
             response.close()
             response = await ask(_form(wanted, login))
     try:
-        return await _read(response, limits, realm, login)
+        return await _read(response, limits, realm, (*login.secrets, *host.secrets))
     finally:
         response.close()
 
@@ -163,11 +163,10 @@ def _form(wanted: TokenRequest, login: Login) -> dict[str, str]:
     }
 
 
-async def _read(response: Response, limits: Limits, realm: URL, login: Login) -> Proof:
+async def _read(response: Response, limits: Limits, realm: URL, secrets: Iterable[str]) -> Proof:
     where = f"token server {_shown(realm)}"
     if response.status != 200:
-        body = await response.read_all(limits.error_body_bytes)
-        codes, text = describe_body(body or b"", login.secrets)
+        codes, text = await response.describe_error(limits.error_body_bytes, secrets)
         shown = f": {text}" if text else ""
         transient = response.status in TRANSIENT_STATUSES
         raise HostFailure(

@@ -12,7 +12,7 @@ import math
 import os
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 
@@ -25,7 +25,7 @@ from cri_imaged import __version__
 from cri_imaged.limits import Limits
 from cri_imaged.registry.addresses import PublicResolver, is_private
 from cri_imaged.registry.explanations import NoTlsError, explain_body, explain_request
-from cri_imaged.registry.failures import HostFailure, Kind
+from cri_imaged.registry.failures import HostFailure, Kind, describe_body
 from cri_imaged.registry.hosts import Host
 from cri_imaged.registry.proxies import Proxies
 from cri_imaged.registry.tls import TlsContexts
@@ -63,8 +63,11 @@ class Request:
 class Response:
     """An open response. Close it."""
 
-    def __init__(self, response: aiohttp.ClientResponse, redirected_to: str | None) -> None:
+    def __init__(
+        self, response: aiohttp.ClientResponse, redirected_to: str | None, *, quotable: bool
+    ) -> None:
         self._response = response
+        self._quotable = quotable
         self.status = response.status
         self.headers: CIMultiDictProxy[str] = response.headers
         self.redirected_to = redirected_to
@@ -102,6 +105,14 @@ class Response:
             if len(body) > limit:
                 return None
         return bytes(body)
+
+    async def describe_error(
+        self, limit: int, secrets: Iterable[str]
+    ) -> tuple[tuple[str, ...], str]:
+        """Codes and text of an error's body, as `describe_body` has them. Nothing where a redirect
+        led here: its URL may be signed, and be repeated. Raises `HostFailure`."""
+        body = await self.read_all(limit) if self._quotable else None
+        return describe_body(body or b"", secrets)
 
     def close(self) -> None:
         """Give the connection back where the body was read to its end; close it otherwise."""
@@ -166,11 +177,11 @@ class Transport:
 
     async def _follow(self, request: Request) -> Response:
         url = request.url
-        for _ in range(self._redirects + 1):
+        for hops in range(self._redirects + 1):
             response = await self._once(request, url)
             if response.status not in _REDIRECTS:
                 crossed = not same_origin(url, request.url)
-                return Response(response, _authority(url) if crossed else None)
+                return Response(response, _authority(url) if crossed else None, quotable=hops == 0)
             response.release()
             if request.form is not None:
                 raise HostFailure(Kind.REFUSED, "answers a form with a redirect")
