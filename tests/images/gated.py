@@ -1,9 +1,10 @@
-"""A registry that holds blobs back until it is told to go on."""
+"""A registry that holds bodies, and answers to HEAD, back until it is told to go on."""
 
 from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from aiohttp import web
@@ -13,7 +14,7 @@ from tests.support.registry import Fault, FaultRegistry
 
 @dataclass
 class Gate:
-    """Of a blob only the first `passes` bytes come through until it is opened."""
+    """Of a body only the first `passes` bytes come through until it is opened."""
 
     passes: int
     opened: asyncio.Event = field(default_factory=asyncio.Event)
@@ -22,16 +23,16 @@ class Gate:
 
 
 class GatedRegistry(FaultRegistry):
-    """Adds gates to the faults; `gates` is by digest."""
+    """Adds gates to the faults; `gates` is by digest or tag."""
 
     def __init__(self) -> None:
         super().__init__()
         self.gates: dict[str, Gate] = {}
 
-    def hold(self, digest: str, passes: int = 0) -> Gate:
-        """Hold a blob back from now on."""
-        self.gates[digest] = Gate(passes)
-        return self.gates[digest]
+    def hold(self, reference: str, passes: int = 0) -> Gate:
+        """Hold a blob or manifest back from now on."""
+        self.gates[reference] = Gate(passes)
+        return self.gates[reference]
 
     async def held(self, gate: Gate) -> None:
         """Wait until a request has got all that passes and waits for more."""
@@ -41,6 +42,18 @@ class GatedRegistry(FaultRegistry):
         for gate in self.gates.values():
             gate.opened.set()
         await super().__aexit__(None, None, None)
+
+    async def _serve(
+        self,
+        request: web.Request,
+        content: tuple[str, bytes],
+        fault: Fault,
+        record: Callable[[int], None],
+    ) -> web.StreamResponse:
+        gate = self.gates.get(request.path.rpartition("/")[2])
+        if gate is not None and request.method == "HEAD":
+            await self._wait(gate)
+        return await super()._serve(request, content, fault, record)
 
     async def _send(
         self, request: web.Request, response: web.StreamResponse, data: bytes, fault: Fault
@@ -52,6 +65,10 @@ class GatedRegistry(FaultRegistry):
         found = re.match(r"bytes=(\d+)-", request.headers.get("Range", ""))
         first = max(0, gate.passes - (int(found[1]) if found else 0))
         await response.write(data[:first])
+        await self._wait(gate)
+        await super()._send(request, response, data[first:], fault)
+
+    async def _wait(self, gate: Gate) -> None:
         gate.waiting += 1
         self.notify()
         try:
@@ -59,4 +76,3 @@ class GatedRegistry(FaultRegistry):
         finally:
             gate.waiting -= 1
             self.notify()
-        await super()._send(request, response, data[first:], fault)

@@ -64,12 +64,70 @@ async def test_a_second_pull_asks_the_registry_but_fetches_nothing(
 ) -> None:
     serve(registry, image_of(layer(0), layer(1)))
     first = await bench.pull()
-    asked = len(registry.gets(MANIFEST))
-    again = await bench.pull()
-    assert again.image == first.image
-    assert again.received == 0
-    assert len(registry.gets(BLOB)) == 3
-    assert len(registry.gets(MANIFEST)) == asked + 1
+    registry.seen.clear()
+    for tag in ("latest", "@" + first.repo_digest.partition("@")[2]):
+        again = await bench.pull(tag)
+        assert again.image == first.image
+        assert again.received == 0
+    assert [(seen.kind, seen.method) for seen in registry.seen] == [(MANIFEST, "HEAD")] * 2
+    assert bench.leases() == []
+
+
+async def test_a_second_pull_of_an_index(bench: Bench, registry: FaultRegistry) -> None:
+    put = serve(registry, image_of(layer(0)), "ours")
+    index = serve_index(registry, [descriptor(put.document, images.MANIFEST)])
+    first = await bench.pull()
+    registry.seen.clear()
+    assert (await bench.pull()).repo_digest == first.repo_digest == bench.name(f"@{index}")
+    assert [(seen.kind, seen.method) for seen in registry.seen] == [(MANIFEST, "HEAD")]
+
+
+async def test_what_is_not_known_is_not_asked_for_twice(
+    bench: Bench, registry: FaultRegistry
+) -> None:
+    image = image_of(layer(0))
+    serve(registry, image)
+    serve(registry, image, "other")
+    pulled = await bench.pull()
+    await bench.pull("other")
+    await bench.parts.remover.remove(pulled.image.id)
+    await bench.pull()
+    assert registry.heads() == []
+
+
+async def test_a_document_that_was_damaged_is_fetched_again(
+    bench: Bench, registry: FaultRegistry
+) -> None:
+    put = serve(registry, image_of(layer(0)))
+    await bench.pull()
+    blob = bench.root / "content" / "blobs" / "sha256" / put.manifest.digest.hex
+    for damage in (lambda: blob.write_bytes(b"x" * put.manifest.size), blob.unlink):
+        damage()
+        await bench.pull()
+        assert blob.read_bytes() == put.document
+        assert bench.parts.store.all() != []
+    assert registry.heads() == []
+
+
+async def test_an_image_that_is_removed_while_it_is_pulled_again(
+    bench: Bench, registry: GatedRegistry
+) -> None:
+    """Each pull has the document, whatever a collection takes away meanwhile."""
+    image = image_of(layer(0))
+    put = serve(registry, image)
+    await bench.pull()
+    gates = [registry.hold("latest"), registry.hold(put.manifest.digest)]
+    registry.seen.clear()
+    pulls = [bench.start(), bench.start(f"@{put.manifest.digest}")]
+    for gate in gates:
+        await registry.held(gate)
+    await bench.parts.remover.remove(image.id)
+    await bench.parts.collector.collect_now(resumable=True)
+    assert bench.shown() == set()
+    for gate in gates:
+        gate.opened.set()
+    assert {(await pull).image.id for pull in pulls} == {image.id}
+    assert {seen.method for seen in registry.seen if seen.kind == MANIFEST} == {"HEAD"}
 
 
 async def test_a_tag_that_moves_leaves_the_old_image(bench: Bench, registry: FaultRegistry) -> None:

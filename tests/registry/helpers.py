@@ -10,7 +10,7 @@ from pathlib import Path
 from cri_imaged.limits import Limits
 from cri_imaged.oci.descriptor import Descriptor
 from cri_imaged.oci.reference import Reference
-from cri_imaged.ports import Credentials, Fetcher, Resolved
+from cri_imaged.ports import Credentials, Fetcher, Known, Resolved
 from cri_imaged.registry.client import DistributionClient
 from cri_imaged.registry.options import RegistryOptions
 from cri_imaged.registry.retry import RetryPolicy
@@ -49,9 +49,10 @@ async def resolve(
     registry: FaultRegistry | str,
     credentials: Credentials | None = None,
     name: str = REPOSITORY + ":latest",
+    known: Known | None = None,
 ) -> Resolved:
     """Resolve the demo image."""
-    return await opened.resolve(reference(registry, name), credentials)
+    return await opened.resolve(reference(registry, name), credentials, known)
 
 
 async def read(fetcher: Fetcher, descriptor: Descriptor, offset: int = 0) -> bytes:

@@ -50,6 +50,8 @@ class Seen:
     """Names in lower case."""
     status: int
     form: Mapping[str, str] = field(default_factory=dict)
+    port: int = 0
+    """The client's: another one for each connection."""
 
     @property
     def offset(self) -> int:
@@ -70,6 +72,8 @@ class Fault:
     """How many matching requests pass first."""
     reference: str | None = None
     """Only this tag or digest."""
+    method: str | None = None
+    """Only GET or HEAD."""
     status: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | None = None
@@ -237,6 +241,10 @@ class FaultRegistry:
         """The GET requests (for one kind of thing), in order."""
         return [seen for seen in self.seen if seen.method == "GET" and kind in (None, seen.kind)]
 
+    def heads(self) -> list[Seen]:
+        """The HEAD requests, in order."""
+        return [seen for seen in self.seen if seen.method == "HEAD"]
+
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until `condition` (on `active`, `seen`, …) holds."""
         while not condition():
@@ -329,7 +337,7 @@ class FaultRegistry:
         try:
             kind, name, reference = self._classify(request)
             form = {name: values[0] for name, values in parse_qs(await request.text()).items()}
-            fault = self._fault(kind, reference)
+            fault = self._fault(kind, reference, request.method)
             record = _Recorder(self, request, kind, form)
             if fault is not None and -1 in (fault.reset_after, fault.stall_after):
                 record(0)
@@ -364,9 +372,11 @@ class FaultRegistry:
         kind = MANIFEST if found["kind"] == "manifests" else BLOB
         return kind, found["name"], found["reference"]
 
-    def _fault(self, kind: str, reference: str) -> Fault | None:
+    def _fault(self, kind: str, reference: str, method: str) -> Fault | None:
         for fault in self.faults:
             if fault.where not in (None, kind) or fault.reference not in (None, reference):
+                continue
+            if fault.method not in (None, method):
                 continue
             if fault.skip > 0:
                 fault.skip -= 1
@@ -521,6 +531,7 @@ class _Recorder:
                 headers={name.lower(): value for name, value in request.headers.items()},
                 status=code,
                 form=self._form,
+                port=request.transport.get_extra_info("peername")[1] if request.transport else 0,
             )
         )
         self._registry.notify()

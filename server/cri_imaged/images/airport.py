@@ -13,12 +13,13 @@ from cri_imaged.images.flights import Flights
 from cri_imaged.images.plan import Plan, image_chain, make_plan
 from cri_imaged.images.unpack import LayerFlight
 from cri_imaged.limits import Limits
-from cri_imaged.metadata import leases
+from cri_imaged.metadata import images, leases
 from cri_imaged.metadata.database import Database
 from cri_imaged.oci.descriptor import Descriptor
 from cri_imaged.oci.digest import Digest
 from cri_imaged.oci.documents import Config, Manifest
-from cri_imaged.ports import Applier, ContentStore, Fetcher, Lease, Snapshotter
+from cri_imaged.oci.reference import Reference
+from cri_imaged.ports import Applier, ContentStore, Fetcher, Known, Lease, Snapshotter
 
 
 class Airport:
@@ -51,6 +52,16 @@ class Airport:
             return BlobFlight(wanted, self.content, self._database, self._count_bytes, tries)
 
         return self._fetches.join((wanted.digest, wanted.size), begin, fetcher)
+
+    async def known(self, reference: Reference) -> Known | None:
+        """What `reference` stood for when it was last pulled, where that document is intact here.
+        It is in memory from then on: whoever removes the image now takes nothing away."""
+        target = await self._database.read(lambda db: images.target(db, str(reference)))
+        if target is not None:
+            with suppress(CorruptContentError, LimitExceededError, NotFoundError):
+                document = await self.content.read(target.digest, self._limits.manifest_bytes)
+                return Known(target, document)
+        return None
 
     async def document(
         self, wanted: Descriptor, fetcher: Fetcher, lease: Lease, limit: int

@@ -100,7 +100,8 @@ class Puller:
         with self._running.track(str(reference), handler.name) as progress:
             async with self._slot(), self._lease() as lease:
                 progress.phase = Phase.RESOLVING
-                resolved = await self._resolver.resolve(reference, credentials)
+                known = await self._airport.known(reference)
+                resolved = await self._resolver.resolve(reference, credentials, known)
                 selected = await select(
                     resolved, handler.platform, self._airport, lease, self._limits
                 )

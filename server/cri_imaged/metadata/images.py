@@ -149,6 +149,16 @@ def owners(db: sqlite3.Connection, names: Iterable[str], handler: str) -> set[Di
     return {Digest(row["image_id"]) for row in rows if row is not None}
 
 
+def target(db: sqlite3.Connection, name: str) -> Descriptor | None:
+    """What the reference `name` resolved to when it was last pulled, for any handler."""
+    row = db.execute(
+        "SELECT target_type, target, target_size FROM names JOIN images ON images.id = names.image"
+        " WHERE names.name = ? ORDER BY names.updated DESC",
+        (name,),
+    ).fetchone()
+    return row and Descriptor(row["target_type"], Digest(row["target"]), row["target_size"])
+
+
 def all_ready(db: sqlite3.Connection) -> list[ImageRecord]:
     """Every image whose content and snapshots are all there."""
     return _group(db.execute(f"{_SELECT} ORDER BY images.id"))

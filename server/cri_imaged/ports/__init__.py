@@ -16,7 +16,7 @@ from cri_imaged.ports.content import (
     Watermark,
 )
 from cri_imaged.ports.layers import Applied, Applier, DirectoryExtraction, Extraction, Skipped
-from cri_imaged.ports.registry import ByteStream, Fetcher, Resolved, Resolver
+from cri_imaged.ports.registry import ByteStream, Fetcher, Known, Resolved, Resolver
 from cri_imaged.ports.snapshots import AlreadyPresent, Mount, SnapshotInfo, Snapshotter, View
 from cri_imaged.ports.trash import Trash
 from cri_imaged.ports.values import Credentials, Lease, Usage
@@ -36,6 +36,7 @@ __all__ = [
     "Failed",
     "Fetcher",
     "Ingest",
+    "Known",
     "LayerSource",
     "Lease",
     "Mount",

@@ -41,6 +41,15 @@ class Fetcher(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Known:
+    """What a reference stood for when it was last pulled."""
+
+    descriptor: Descriptor
+    document: bytes
+    """The manifest's or index's bytes, verified against `descriptor`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Resolved:
     """What a reference stands for now, as the registry says with the caller's credentials."""
 
@@ -53,8 +62,11 @@ class Resolved:
 class Resolver(Protocol):
     """Asks the registry what a reference means, always with the caller's own credentials."""
 
-    async def resolve(self, reference: Reference, credentials: Credentials | None) -> Resolved:
-        """Resolve `reference`.
+    async def resolve(
+        self, reference: Reference, credentials: Credentials | None, known: Known | None = None
+    ) -> Resolved:
+        """Resolve `reference`. Where it still stands for `known`, that is the answer, and the
+        document is not fetched again.
 
         Raises:
             RegistryError: unknown, not permitted, or no host could be reached.

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from multidict import CIMultiDict
+from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from cri_imaged.limits import Limits
@@ -62,6 +62,37 @@ class Authorizer:
             HostFailure: any other answer, or none.
             ConfigError: credentials or TLS files of the configuration are unusable.
         """
+        response, secrets = await self._ask("GET", host, path, access, headers)
+        if response.status in (200, 206):
+            return response
+        try:
+            raise await _failure(response, self._limits, secrets)
+        finally:
+            response.close()
+
+    async def head(
+        self, host: Host, path: str, access: Access, headers: Mapping[str, str]
+    ) -> CIMultiDictProxy[str] | None:
+        """The headers of a HEAD of `path` that is answered with status 200. None where the host
+        refuses: it has no body to say why in, so ask again with GET.
+
+        Raises:
+            HostFailure: no answer, or one that asks to come back later.
+            ConfigError: as for `get`.
+        """
+        response, secrets = await self._ask("HEAD", host, path, access, headers)
+        try:
+            if response.status in TRANSIENT_STATUSES:
+                raise await _failure(response, self._limits, secrets)
+            return response.headers if response.status == 200 else None
+        finally:
+            response.close()
+
+    async def _ask(
+        self, method: str, host: Host, path: str, access: Access, headers: Mapping[str, str]
+    ) -> tuple[Response, list[str]]:
+        """The answer that no further authentication would change, open, and the secrets that it
+        may echo."""
         url = api_url(host, path, access.registry)
         key = (host.authority, access.scope, access.logins.identity(host))
         proof = self._proofs.get(key)
@@ -73,20 +104,18 @@ class Authorizer:
                 own["Authorization"] = proof.value
                 secrets.append(proof.value.partition(" ")[2])
             response = await self._transport.send(
-                Request(url, host, headers=headers, own_headers=own)
+                Request(url, host, method, headers=headers, own_headers=own)
             )
-            if response.status in (200, 206):
-                return response
+            if proof is not None and _is_refused(response):
+                self._proofs.drop(key, proof)
+            challenges = _challenges(response)
+            if not challenges or repr(challenges) in met:
+                return response, secrets
             try:
-                challenges = _challenges(response)
-                if not challenges or repr(challenges) in met:
-                    raise await _failure(response, self._limits, secrets)
                 await response.read_all(self._limits.error_body_bytes)
             finally:
                 response.close()
             met.add(repr(challenges))
-            if proof is not None:
-                self._proofs.drop(key, proof)
             login = await access.logins.login(host)
             secrets.extend(login.secrets)
             proof = await self._answer(host, key, challenges, login)
@@ -139,10 +168,15 @@ def _wanted(bearer: Challenge, scope: str) -> TokenRequest:
     return TokenRequest(bearer.parameters["realm"], bearer.parameters.get("service", ""), scopes)
 
 
+def _is_refused(response: Response) -> bool:
+    """Whether the host was not content with what it was shown. A redirect's target is shown
+    nothing."""
+    return response.status == 401 and response.redirected_to is None
+
+
 def _challenges(response: Response) -> tuple[Challenge, ...]:
-    """What the host wants to be shown; nothing where its answer is final. A redirect's target is
-    never answered."""
-    if response.status != 401 or response.redirected_to is not None:
+    """What the host wants to be shown; nothing where its answer is final."""
+    if not _is_refused(response):
         return ()
     return parse_challenges(response.headers.getall("WWW-Authenticate", ()))
 

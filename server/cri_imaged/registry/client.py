@@ -8,7 +8,7 @@ from types import TracebackType
 
 from cri_imaged.limits import Limits
 from cri_imaged.oci.reference import Reference
-from cri_imaged.ports import Credentials, Resolved
+from cri_imaged.ports import Credentials, Known, Resolved
 from cri_imaged.registry.auth import Authorizer
 from cri_imaged.registry.concurrent import Chunks
 from cri_imaged.registry.credentials import Keyring
@@ -71,6 +71,8 @@ class DistributionClient:
     ) -> None:
         await self._transport.__aexit__(kind, error, traceback)
 
-    async def resolve(self, reference: Reference, credentials: Credentials | None) -> Resolved:
+    async def resolve(
+        self, reference: Reference, credentials: Credentials | None, known: Known | None = None
+    ) -> Resolved:
         """See `ports.Resolver.resolve`."""
-        return await self._resolver.resolve(reference, credentials)
+        return await self._resolver.resolve(reference, credentials, known)

@@ -1,15 +1,24 @@
 """Asks registry hosts what a reference stands for.
 
-The manifest is fetched with GET at once: one round trip, and its hash decides what it is, whatever
-`Docker-Content-Digest` says or does not say. HEAD is not needed.
+What is new is fetched with GET at once: one round trip, and its hash decides what it is, whatever
+`Docker-Content-Digest` says or does not say. Of what is here already each host is first asked with
+HEAD, once: Docker Hub counts GETs against a node's pull rate limit, and an answer that names the
+known digest says all that a GET would, also whether these credentials may read it. Any other
+answer leads to the GET.
+
+A mirror that lies in a HEAD keeps a tag where it was, which it can do as well with an old document
+in answer to a GET: who may resolve tags is trusted with that.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import msgspec
 import structlog
+from multidict import CIMultiDictProxy
 
 from cri_imaged.errors import ConfigError
 from cri_imaged.limits import Limits
@@ -17,7 +26,7 @@ from cri_imaged.oci import media_types
 from cri_imaged.oci.descriptor import Descriptor
 from cri_imaged.oci.digest import Digest
 from cri_imaged.oci.reference import Reference
-from cri_imaged.ports import Credentials, Resolved
+from cri_imaged.ports import Credentials, Known, Resolved
 from cri_imaged.registry.auth import Access
 from cri_imaged.registry.credentials import Keyring
 from cri_imaged.registry.failures import HostFailure, Kind
@@ -28,15 +37,17 @@ from cri_imaged.registry.patience import Watch
 from cri_imaged.registry.tries import Tries
 
 _log = structlog.get_logger(__name__)
-_ACCEPT = ", ".join(
-    (
-        media_types.OCI_INDEX,
-        media_types.DOCKER_INDEX,
-        media_types.OCI_MANIFEST,
-        media_types.DOCKER_MANIFEST,
-        "*/*",
+_HEADERS = {
+    "Accept": ", ".join(
+        (
+            media_types.OCI_INDEX,
+            media_types.DOCKER_INDEX,
+            media_types.OCI_MANIFEST,
+            media_types.DOCKER_MANIFEST,
+            "*/*",
+        )
     )
-)
+}
 
 
 class _Envelope(msgspec.Struct, rename="camel"):
@@ -57,7 +68,9 @@ class RegistryResolver:
         self._keyring = keyring
         self._limits = limits
 
-    async def resolve(self, reference: Reference, credentials: Credentials | None) -> Resolved:
+    async def resolve(
+        self, reference: Reference, credentials: Credentials | None, known: Known | None = None
+    ) -> Resolved:
         """See `ports.Resolver.resolve`."""
         reference = reference.canonical()
         access = Access(
@@ -79,38 +92,81 @@ class RegistryResolver:
             self._machinery.policy,
             self._machinery.health,
         )
-        watch = Watch(self._machinery.patience)
-
-        async def ask(host: Host) -> tuple[Descriptor, bytes]:
-            return await self._document(host, path, access, reference.digest, watch)
-
-        descriptor, document = await tries.run(ask, lambda host: host.url(path))
+        inquiry = _Inquiry(
+            self._machinery, path, access, reference.digest, known, self._limits.manifest_bytes
+        )
+        descriptor, document = await tries.run(inquiry.ask, lambda host: host.url(path))
         fetcher = RegistryFetcher(self._machinery, pullers, access)
         return Resolved(descriptor, document, fetcher)
 
-    async def _document(
-        self, host: Host, path: str, access: Access, digest: Digest | None, watch: Watch
-    ) -> tuple[Descriptor, bytes]:
-        asked = time.monotonic()
-        try:
-            response = await self._machinery.authorizer.get(host, path, access, {"Accept": _ACCEPT})
+
+class _Inquiry:
+    """One question, as it is put to each host."""
+
+    def __init__(
+        self,
+        machinery: Machinery,
+        path: str,
+        access: Access,
+        digest: Digest | None,
+        known: Known | None,
+        limit: int,
+    ) -> None:
+        self._authorizer = machinery.authorizer
+        self._watch = Watch(machinery.patience)
+        self._path = path
+        self._access = access
+        self._digest = digest
+        self._known = known
+        self._limit = limit
+        self._asked: set[Host] = set()
+        """With HEAD. Some hosts never answer it."""
+
+    async def ask(self, host: Host) -> tuple[Descriptor, bytes]:
+        """The document that `host` has, and what it is. Raises `HostFailure`."""
+        if self._known is not None and host not in self._asked:
+            self._asked.add(host)
+            if await self._still_has(host, self._known.descriptor):
+                return self._known.descriptor, self._known.document
+        document, content_type = await self._get(host)
+        found = Digest.of(document, self._digest.algorithm if self._digest else "sha256")
+        if self._digest is not None and found != self._digest:
+            _log.warning("registry.wrong_bytes", digest=self._digest, hosts=[host.authority])
+            raise HostFailure(Kind.CORRUPT, f"delivers a manifest with digest {found}")
+        return Descriptor(document_type(content_type, document), found, len(document)), document
+
+    async def _still_has(self, host: Host, wanted: Descriptor) -> bool:
+        with self._watched():
+            headers = await self._authorizer.head(host, self._path, self._access, _HEADERS)
+        return headers is not None and names(headers, wanted)
+
+    async def _get(self, host: Host) -> tuple[bytes, str]:
+        """The document and its `Content-Type`."""
+        with self._watched():
+            response = await self._authorizer.get(host, self._path, self._access, _HEADERS)
             try:
-                response.limit_silence(watch.limit)
-                document = await response.read_all(self._limits.manifest_bytes)
+                response.limit_silence(self._watch.limit)
+                document = await response.read_all(self._limit)
             finally:
                 response.close()
-        except HostFailure as failure:
-            raise watch.fail(failure, time.monotonic() - asked) from None
         if document is None:
-            raise HostFailure(
-                Kind.TOO_LARGE, f"a manifest of more than {self._limits.manifest_bytes} bytes"
-            )
-        found = Digest.of(document, digest.algorithm if digest else "sha256")
-        if digest is not None and found != digest:
-            _log.warning("registry.wrong_bytes", digest=digest, hosts=[host.authority])
-            raise HostFailure(Kind.CORRUPT, f"delivers a manifest with digest {found}")
-        media_type = document_type(response.headers.get("Content-Type", ""), document)
-        return Descriptor(media_type, found, len(document)), document
+            raise HostFailure(Kind.TOO_LARGE, f"a manifest of more than {self._limit} bytes")
+        return document, response.headers.get("Content-Type", "")
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        asked = time.monotonic()
+        try:
+            yield
+        except HostFailure as failure:
+            raise self._watch.fail(failure, time.monotonic() - asked) from None
+
+
+def names(headers: CIMultiDictProxy[str], wanted: Descriptor) -> bool:
+    """Whether a HEAD's answer says that `wanted` is what is there (pure)."""
+    digests = set(headers.getall("Docker-Content-Digest", ()))
+    lengths = set(headers.getall("Content-Length", ()))
+    return digests == {wanted.digest} and lengths <= {str(wanted.size)}
 
 
 def document_type(content_type: str, document: bytes) -> str:
