@@ -62,7 +62,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     tries_per_request: int = 5
     """Times that one request is tried at one host."""
     retry_seconds: float = 60.0
-    """All tries of one request end within this."""
+    """All tries of a request that brings nothing end within this; each host has one in any case."""
     running_pulls: int = 64
     """Pulls at work at the same time; more wait."""
     waiting_pulls: int = 1024

@@ -181,6 +181,42 @@ async def test_progress_makes_the_budget_whole_again(registry: FaultRegistry) ->
     assert len(registry.gets(BLOB)) == 10
 
 
+async def test_a_silent_body_ends_with_the_budget(registry: FaultRegistry) -> None:
+    layer, _ = add_layer(registry)
+    registry.faults += [status(500, where=BLOB, times=1), stall(0, where=BLOB)]
+    policy = RetryPolicy(tries=5, seconds=1.0, base_seconds=0.01)
+    async with client(policy=policy, stall_timeout=600.0) as opened:
+        fetcher = (await resolve(opened, registry)).fetcher
+        async with asyncio.timeout(15):
+            with pytest.raises(RegistryError, match="the body stalled"):
+                await read(fetcher, layer)
+
+
+async def test_a_body_that_comes_has_all_the_patience_again(registry: FaultRegistry) -> None:
+    """What was left of the budget when it was asked for bounds only the wait for it."""
+    layer, data = add_layer(registry, 100_000)
+    registry.faults += [status(500, where=BLOB, times=1), Fault(where=BLOB, pace=2.5)]
+    policy = RetryPolicy(tries=5, seconds=2.0, base_seconds=0.01)
+    async with client(policy=policy) as opened:
+        assert await read((await resolve(opened, registry)).fetcher, layer) == data
+    assert [seen.offset for seen in registry.gets(BLOB)] == [0, 0]
+
+
+async def test_a_slow_reader_does_not_use_up_the_budget(registry: FaultRegistry) -> None:
+    layer, data = add_layer(registry)
+    registry.faults.append(cut(400_000, where=BLOB, times=1))
+    held = bytearray()
+    policy = RetryPolicy(tries=5, seconds=2.0, base_seconds=0.01)
+    async with client(policy=policy) as opened:
+        fetcher = (await resolve(opened, registry)).fetcher
+        async with fetcher.fetch(layer) as stream:
+            async for chunk in stream:
+                held += chunk
+                if len(held) == 400_000:
+                    await asyncio.sleep(2.2)
+    assert bytes(held) == data
+
+
 async def test_silence_for_the_progress_timeout_ends_the_fetch(registry: FaultRegistry) -> None:
     layer, _ = add_layer(registry)
     registry.faults += [stall(400_000, where=BLOB, times=1), stall(0, where=BLOB)]

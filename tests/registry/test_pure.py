@@ -239,11 +239,14 @@ def test_what_is_no_document_is_refused(document: bytes) -> None:
 def test_silence_adds_up_over_requests_until_a_byte_comes() -> None:
     watch = Watch(Patience(stall_timeout=30.0, progress_timeout=50.0, min_rate=0))
     stalled = HostFailure(Kind.UNREACHABLE, "stalled")
-    assert watch.limit == 30.0
+    assert watch.limit() == 30.0
     assert watch.fail(stalled, 30.0) is stalled
-    assert watch.limit == 20.0
+    assert watch.limit() == 20.0
+    assert watch.limit(25.0) == 20.0
+    assert watch.limit(5.0) == 5.0
+    assert watch.limit(0.0) > 0.0, "to the HTTP library, 0 is no limit"
     watch.heard(1, 0.1)
-    assert watch.limit == 30.0
+    assert watch.limit() == 30.0
     assert watch.fail(stalled, 30.0) is stalled
     assert watch.fail(stalled, 20.0).kind is Kind.PROGRESS
 

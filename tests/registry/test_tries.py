@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 import pytest
 
@@ -103,6 +105,43 @@ async def test_a_call_that_hangs_ends_with_the_budget() -> None:
         await tries.run(hang, lambda host: host.url("x"))
     assert caught.value.category is Category.REGISTRY_UNAVAILABLE
     assert called == 2
+
+
+async def test_the_budget_begins_with_the_wait_that_failed_first() -> None:
+    for waited, asked in ((QUICK.seconds, []), (0.0, ["registry"])):
+        script = Script({REGISTRY: ["done"]})
+        tries = Tries((REGISTRY,), "cannot", QUICK, HostHealth())
+        silent = HostFailure(Kind.UNREACHABLE, "silent")
+        now = time.monotonic()
+        tries.failed(REGISTRY, silent, "", now - 1000.0, now - waited)
+        with suppress(RegistryError):
+            await tries.run(script, lambda host: host.url("x"))
+        assert script.asked == asked
+
+
+async def test_a_request_that_failed_waited_from_its_begin() -> None:
+    tries = Tries((REGISTRY,), "cannot", QUICK, HostHealth())
+    silent = HostFailure(Kind.UNREACHABLE, "silent")
+    tries.failed(REGISTRY, silent, "", time.monotonic() - QUICK.seconds)
+    assert tries.left == 0.0
+    tries.progressed()
+    assert tries.left is None
+
+
+async def test_silent_mirrors_do_not_use_up_the_registrys_turn() -> None:
+    called = []
+
+    async def slow(host: Host) -> str:
+        called.append(host)
+        await asyncio.sleep(0.01)
+        if host is REGISTRY:
+            return "done"
+        raise HostFailure(Kind.UNREACHABLE, "silent")
+
+    policy = RetryPolicy(tries=5, seconds=0.001, base_seconds=0.0)
+    tries = Tries((FIRST, SECOND, REGISTRY), "cannot", policy, HostHealth())
+    assert await tries.run(slow, lambda host: host.url("x")) == "done"
+    assert called == [FIRST, SECOND, REGISTRY]
 
 
 async def test_a_host_that_failed_is_last_until_it_succeeds_or_time_passes() -> None:

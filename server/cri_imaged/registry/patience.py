@@ -32,13 +32,14 @@ class Watch:
         self._seconds = 0.0
         self._bytes = 0
 
-    @property
-    def limit(self) -> float:
-        """Seconds of silence to bear from now on."""
-        if self._patience.progress_timeout is None:
-            return self._patience.stall_timeout
-        left = self._patience.progress_timeout - self._silent
-        return max(min(self._patience.stall_timeout, left), _SHORTEST)
+    def limit(self, seconds: float | None = None) -> float:
+        """Seconds of silence to bear from now on; where given, not more than `seconds`."""
+        bounds = [self._patience.stall_timeout]
+        if self._patience.progress_timeout is not None:
+            bounds.append(self._patience.progress_timeout - self._silent)
+        if seconds is not None:
+            bounds.append(seconds)
+        return max(min(bounds), _SHORTEST)
 
     def heard(self, size: int, waited: float) -> None:
         """`size` bytes came after `waited` seconds."""

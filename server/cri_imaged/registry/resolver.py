@@ -145,7 +145,7 @@ class _Inquiry:
         with self._watched():
             response = await self._authorizer.get(host, self._path, self._access, _HEADERS)
             try:
-                response.limit_silence(self._watch.limit)
+                response.limit_silence(self._watch.limit())
                 document = await response.read_all(self._limit)
             finally:
                 response.close()

@@ -18,7 +18,7 @@ class RetryPolicy:
     tries: int
     """Tries at one host."""
     seconds: float
-    """From the first failure, no try begins later than this."""
+    """For all tries, beginning with the wait that failed first."""
     base_seconds: float = 0.2
     """Before the second try; doubled for each one after it."""
     longest_backoff_seconds: float = 10.0

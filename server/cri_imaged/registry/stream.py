@@ -54,6 +54,8 @@ class ContentStream:
         self._body: Response | None = None
         self._skip = 0
         self._started = 0.0
+        self._waited_since = 0.0
+        """For the next bytes: neither while they came nor while the reader was busy with them."""
         self._unsettled = 0
 
     async def open(self) -> None:
@@ -96,8 +98,9 @@ class ContentStream:
                     raise self._too_long()
                 chunk = chunk[: self._end - self._offset]
             self._offset += len(chunk)
-            self._settle(len(chunk))
+            self._settle(self._body, len(chunk))
             yield chunk
+            self._waited_since = time.monotonic()
             if self._offset < self._end and self._watch.too_slow():
                 self._fail(
                     HostFailure(Kind.UNREACHABLE, "the body is slower than the minimum rate")
@@ -105,7 +108,7 @@ class ContentStream:
         await self._check_end()
 
     async def _request(self, host: Host) -> Response:
-        self._started = time.monotonic()
+        self._started = self._waited_since = time.monotonic()
         try:
             end = self._end if self._end < self._descriptor.size else None
             response = await self._open_at(host, self._offset, end)
@@ -118,7 +121,7 @@ class ContentStream:
         except HostFailure:
             response.close()
             raise
-        response.limit_silence(self._watch.limit)
+        response.limit_silence(self._watch.limit(self._tries.left))
         if host not in self._sources:
             self._sources.append(host)
         self._host = host
@@ -138,7 +141,8 @@ class ContentStream:
                 HostFailure(Kind.UNREACHABLE, f"the body ended at {self._offset} of {size} bytes")
             )
             return None
-        self._watch.heard(len(chunk), time.monotonic() - asked)
+        self._waited_since = time.monotonic()
+        self._watch.heard(len(chunk), self._waited_since - asked)
         if not self._skip:
             return chunk
         skipped = min(self._skip, len(chunk))
@@ -148,13 +152,16 @@ class ContentStream:
     def _fail(self, failure: HostFailure) -> None:
         self.close()
         self._unsettled = 0
-        self._tries.failed(self._host, failure, self._url(self._host), self._started)
+        self._tries.failed(
+            self._host, failure, self._url(self._host), self._started, self._waited_since
+        )
 
-    def _settle(self, size: int) -> None:
+    def _settle(self, body: Response, size: int) -> None:
         if self._unsettled < _PROGRESS_BYTES:
             self._unsettled += size
             if self._unsettled >= _PROGRESS_BYTES:
                 self._tries.progressed()
+                body.limit_silence(self._watch.limit())
 
     async def _check_end(self) -> None:
         """All bytes were delivered; a body that goes on is not the content."""

@@ -66,8 +66,9 @@ class _Standing:
 class Tries:
     """One budget of tries, shared by all requests that serve one purpose.
 
-    Every host is tried once before any is tried again. A host whose answer is final is not asked
-    again; the others are, after the policy's wait or the one they asked for.
+    Every host is tried once before any is tried again, whatever time is left: silent mirrors must
+    not use up the registry's turn. A host whose answer is final is not asked again; the others
+    are, after the policy's wait or the one they asked for.
     """
 
     def __init__(
@@ -82,7 +83,8 @@ class Tries:
         self._what = what
         self._policy = policy
         self._health = health
-        self._first_failure: float | None = None
+        self._begun: float | None = None
+        """When the budget did: with the wait that failed first."""
         self._attempts: list[Attempt] = []
 
     async def run(self, call: Callable[[Host], Awaitable[_T]], url: Callable[[Host], str]) -> _T:
@@ -96,7 +98,7 @@ class Tries:
             standing = await self._next()
             started = time.monotonic()
             try:
-                async with asyncio.timeout(self._left()):
+                async with asyncio.timeout(None if standing.last is None else self.left):
                     result = await call(standing.host)
             except TimeoutError:
                 failure = HostFailure(
@@ -109,11 +111,19 @@ class Tries:
                 self._health.succeeded(standing.host)
                 return result
 
-    def failed(self, host: Host, failure: HostFailure, url: str, started: float) -> None:
-        """Count a failure; `started` is the monotonic time of the request's begin."""
+    def failed(
+        self,
+        host: Host,
+        failure: HostFailure,
+        url: str,
+        started: float,
+        waited_since: float | None = None,
+    ) -> None:
+        """Count a failure. Monotonic times: `started`, when the request was made, and
+        `waited_since`, where that is later as bytes came in between."""
         now = time.monotonic()
-        if self._first_failure is None:
-            self._first_failure = now
+        if self._begun is None:
+            self._begun = started if waited_since is None else waited_since
         if failure.unhealthy:
             self._health.failed(host)
         standing = next(standing for standing in self._standings if standing.host is host)
@@ -141,26 +151,28 @@ class Tries:
 
     def progressed(self) -> None:
         """Enough was delivered: the budget is whole again."""
-        self._first_failure = None
+        self._begun = None
         for standing in self._standings:
             standing.failures = 0
 
-    def _left(self) -> float | None:
-        """Seconds left of the budget, which begins with the first failure."""
-        if self._first_failure is None:
+    @property
+    def left(self) -> float | None:
+        """Seconds left of the budget; None where it has not begun, as nothing has failed."""
+        if self._begun is None:
             return None
-        return max(self._first_failure + self._policy.seconds - time.monotonic(), 0.0)
+        return max(self._begun + self._policy.seconds - time.monotonic(), 0.0)
 
     async def _next(self) -> _Standing:
         while True:
             now = time.monotonic()
+            left = self.left
             live = [
                 standing
                 for standing in self._standings
                 if not standing.out and standing.failures < self._policy.tries
+                if standing.last is None or left != 0
             ]
-            left = self._left()
-            if not live or left == 0 or self._registry_decided():
+            if not live or self._registry_decided():
                 raise self._conclusion()
             ready = [standing for standing in live if standing.not_before <= now]
             if ready:
