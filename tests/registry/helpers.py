@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from cri_imaged.limits import Limits
@@ -62,6 +63,25 @@ async def read(fetcher: Fetcher, descriptor: Descriptor, offset: int = 0) -> byt
         async for chunk in stream:
             held += chunk
     return bytes(held)
+
+
+@asynccontextmanager
+async def speaking(
+    answer: Callable[[bytes, asyncio.StreamWriter], Awaitable[None]],
+) -> AsyncIterator[str]:
+    """A server that says what no HTTP library would: `answer` is given the head of each request
+    and the connection, which is closed afterwards. Yields the authority."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, asyncio.IncompleteReadError):
+            await answer(await reader.readuntil(b"\r\n\r\n"), writer)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
 
 
 def write_hosts(root: Path, registry: str, text: str) -> Path:

@@ -308,6 +308,37 @@ async def test_an_http_realm_of_an_https_registry_is_refused(
         assert tokens.seen == []
 
 
+async def test_a_password_for_an_https_realm_is_not_sent_without_tls() -> None:
+    """Not even where the registry itself, on loopback, is spoken to in plain http."""
+    async with FaultRegistry(auth=BearerAuth(USERS)) as tokens, FaultRegistry() as registry:
+        registry.auth = BearerAuth(USERS, realm=f"https://{tokens.authority}/token")
+        async with client() as opened:
+            with pytest.raises(RegistryError, match=r"token server .* TLS handshake"):
+                await resolve(opened, registry, ANN)
+        assert registry.seen != []
+        assert tokens.seen == []
+
+
+async def test_an_https_realm_of_a_registry_that_turns_out_to_be_plain() -> None:
+    async with FaultRegistry() as registry, client() as opened:
+        image = registry.add_image(REPOSITORY, "latest")
+        registry.auth = BearerAuth(
+            USERS, anonymous=False, realm=f"https://{registry.authority}/token"
+        )
+        assert (await resolve(opened, registry, ANN)).descriptor == image.manifest
+
+
+async def test_a_proxy_at_a_private_address_serves_public_realms(tmp_path: Path) -> None:
+    async with FaultRegistry() as proxy:
+        image = proxy.add_image(REPOSITORY, "latest")
+        proxy.auth = BearerAuth(USERS, anonymous=False, realm="http://auth.invalid/token")
+        write_hosts(tmp_path, "registry.invalid", 'server = "http://registry.invalid"')
+        environ = {"HTTP_PROXY": f"http://localhost:{proxy.port}"}
+        async with client(config_path=tmp_path, environ=environ) as opened:
+            found = await resolve(opened, "registry.invalid", ANN)
+        assert found.descriptor == image.manifest
+
+
 @pytest.mark.parametrize(
     ("realm_name", "problem"), [("127.0.0.1", "private address"), ("localhost", "private address")]
 )
@@ -346,6 +377,19 @@ async def test_the_password_does_not_follow_a_redirect_of_the_realm() -> None:
                 await resolve(opened, registry, ANN)
         assert elsewhere.seen
         assert all("authorization" not in seen.headers for seen in elsewhere.seen)
+
+
+async def test_a_login_counts_more_than_a_configured_header(tmp_path: Path) -> None:
+    async with FaultRegistry(auth=BearerAuth(USERS, anonymous=False)) as registry:
+        image = registry.add_image(REPOSITORY, "latest")
+        header = '{ authorization = "Basic bm9ib2R5Og==", x-team = "t" }'
+        text = f'server = "{registry.url}"\nheader = {header}'
+        write_hosts(tmp_path, registry.authority, text)
+        async with client(config_path=tmp_path) as opened:
+            assert (await resolve(opened, registry, ANN)).descriptor == image.manifest
+        (asked,) = registry.gets(TOKEN)
+        assert base64.b64decode(asked.headers["authorization"][6:]).decode() == f"ann:{MARK}-a"
+        assert asked.headers["x-team"] == "t"
 
 
 async def test_configured_headers_do_not_go_to_another_hosts_realm() -> None:

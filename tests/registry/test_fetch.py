@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+import structlog
 
 from cri_imaged.errors import Category, CorruptContentError, RegistryError
 from cri_imaged.oci import media_types
@@ -229,6 +230,14 @@ async def test_silence_for_the_progress_timeout_ends_the_fetch(registry: FaultRe
     assert caught.value.category is Category.REGISTRY_UNAVAILABLE
 
 
+async def test_a_body_may_be_silent_for_longer_than_headers(registry: FaultRegistry) -> None:
+    layer, data = add_layer(registry, 100_000)
+    registry.faults.append(Fault(where=BLOB, pace=1.2))
+    async with client(response_header_timeout=1.0) as opened:
+        assert await read((await resolve(opened, registry)).fetcher, layer) == data
+    assert len(registry.gets(BLOB)) == 1
+
+
 async def test_a_slow_reader_is_no_silent_registry(registry: FaultRegistry) -> None:
     layer, data = add_layer(registry, 12_000_000)
     held = bytearray()
@@ -307,6 +316,18 @@ async def test_a_foreign_layer_whose_url_fails_comes_from_the_registry(
         assert await read((await resolve(opened, registry)).fetcher, foreign) == data
 
 
+async def test_urls_of_a_foreign_layer_that_are_none_are_passed_over(
+    registry: FaultRegistry,
+) -> None:
+    plain, data = add_layer(registry)
+    urls = ("http://[", "http://a:99999/x", "http://ä..a/x", "x", f"{registry.url}/x")
+    kind = next(iter(media_types.FOREIGN_LAYERS))
+    layer = Descriptor(kind, plain.digest, plain.size, urls=urls)
+    async with client() as opened:
+        assert await read((await resolve(opened, registry)).fetcher, layer) == data
+    assert "/x" in [seen.path for seen in registry.seen]
+
+
 async def test_urls_of_other_layers_are_not_followed(registry: FaultRegistry) -> None:
     layer, data = add_layer(registry)
     plain = Descriptor(layer.media_type, layer.digest, layer.size, urls=(f"{registry.url}/x",))
@@ -342,6 +363,19 @@ async def test_chunks_of_a_registry_that_fails_now_and_then(registry: FaultRegis
     ]
     async with client(**CHUNKS) as opened:
         assert await read((await resolve(opened, registry)).fetcher, layer) == data
+
+
+async def test_wrong_bytes_in_many_chunks_are_told_once(registry: FaultRegistry) -> None:
+    layer, _ = add_layer(registry)
+    async with client(**CHUNKS) as opened:
+        fetcher = (await resolve(opened, registry)).fetcher
+        with structlog.testing.capture_logs() as logs:
+            async with fetcher.fetch(layer) as stream:
+                async for _ in stream:
+                    pass
+                stream.discredit()
+    (told,) = [entry for entry in logs if entry["event"] == "registry.wrong_bytes"]
+    assert told["hosts"] == [registry.authority]
 
 
 async def test_no_chunks_where_ranges_are_ignored(registry: FaultRegistry) -> None:

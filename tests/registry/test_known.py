@@ -22,6 +22,7 @@ from tests.registry.helpers import (
     resolve,
     write_hosts,
 )
+from tests.support.leaks import MARK
 from tests.support.registry import (
     BasicAuth,
     BearerAuth,
@@ -34,9 +35,9 @@ from tests.support.registry import (
     status,
 )
 
-USERS = {"ann": "secret-a"}
-ANN = Credentials(username="ann", password="secret-a")
-WRONG = Credentials(username="ann", password="wrong")
+USERS = {"ann": f"{MARK}-a"}
+ANN = Credentials(username="ann", password=USERS["ann"])
+WRONG = Credentials(username="ann", password=f"{MARK}-wrong")
 
 
 @pytest.fixture

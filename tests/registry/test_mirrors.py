@@ -213,6 +213,12 @@ async def test_a_wrong_manifest_of_a_mirror_is_passed_over(
     assert record.msg["hosts"] == [pair.mirror.authority]  # type: ignore[index]
 
 
+async def test_a_manifest_that_trickles_is_taken_from_the_next_host(pair: Pair) -> None:
+    pair.mirror.faults.append(Fault(trickle=0.02, where=MANIFEST))
+    await fetch_all(pair, stall_timeout=0.3)
+    assert len(pair.upstream.gets(MANIFEST)) == 1
+
+
 async def test_a_blob_of_another_length_at_a_mirror_is_passed_over(pair: Pair) -> None:
     pair.mirror.faults.append(Fault(transform=lambda data: data[:-1], where=BLOB))
     await fetch_all(pair)

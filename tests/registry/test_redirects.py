@@ -94,6 +94,8 @@ async def test_ten_redirects_are_followed(hops: int, passes: bool) -> None:
         ("", "without saying where"),
         ("ftp://storage.example/x", "not http or https"),
         ("http://[", "malformed"),
+        ("http://storage.example:99999/x", "malformed"),
+        ("http://störage..example/x", "malformed"),
     ],
 )
 async def test_redirects_to_nowhere(location: str, problem: str) -> None:

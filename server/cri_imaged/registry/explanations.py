@@ -45,10 +45,10 @@ def explain_request(
         return (HostFailure if refused else failure)(
             kind, f"no connection to {authority}: {_reason(error.os_error)}"
         )
-    if isinstance(error, aiohttp.SocketTimeoutError):
-        return HostFailure(kind, f"no response headers within {header_timeout:g} s")
-    if isinstance(error, TimeoutError):
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
         return failure(kind, f"no connection to {authority} within {dial:g} s")
+    if isinstance(error, TimeoutError):
+        return HostFailure(kind, f"no response headers within {header_timeout:g} s")
     if isinstance(error, (aiohttp.ServerDisconnectedError, OSError)):
         return HostFailure(kind, f"connection lost before the response: {_reason(error)}")
     if isinstance(error, aiohttp.ClientResponseError):

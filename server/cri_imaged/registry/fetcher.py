@@ -21,7 +21,7 @@ from cri_imaged.registry.hosts import Host, split_port
 from cri_imaged.registry.patience import Patience
 from cri_imaged.registry.retry import RetryPolicy
 from cri_imaged.registry.stream import ContentStream
-from cri_imaged.registry.transport import Request, Response, Transport
+from cri_imaged.registry.transport import Request, Response, Transport, is_http
 from cri_imaged.registry.tries import HostHealth, Tries
 
 _log = structlog.get_logger(__name__)
@@ -121,14 +121,16 @@ class RegistryFetcher:
         raise HostFailure(Kind.REFUSED, response.status_line, status=response.status)
 
     def _discredit(self, descriptor: Descriptor, hosts: Sequence[Host]) -> None:
-        for host in hosts:
-            self._discredited.add(host)
+        new = [host for host in hosts if host not in self._discredited]
+        self._discredited.update(new)
+        for host in new:
             self._machinery.health.failed(host)
-        _log.warning(
-            "registry.wrong_bytes",
-            digest=descriptor.digest,
-            hosts=[host.authority for host in hosts],
-        )
+        if new:
+            _log.warning(
+                "registry.wrong_bytes",
+                digest=descriptor.digest,
+                hosts=[host.authority for host in new],
+            )
 
 
 def _foreign(descriptor: Descriptor) -> dict[Host, URL]:
@@ -138,9 +140,10 @@ def _foreign(descriptor: Descriptor) -> dict[Host, URL]:
         for text in descriptor.urls[:_FOREIGN_URLS]:
             try:
                 url = URL(text, encoded=True).with_user(None)
+                usable = is_http(url)
             except ValueError:
                 continue
-            if url.scheme in ("http", "https") and url.host:
+            if usable:
                 host = Host(url.scheme, f"{url.host_subcomponent}:{url.port}", url.raw_path)
                 found.setdefault(host, url)
     return found

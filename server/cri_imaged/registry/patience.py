@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from cri_imaged.registry.failures import HostFailure, Kind
 
-_SHORTEST = 0.001
 _GRANULARITY = 0.005
 """Timers may be early by some milliseconds."""
 
@@ -39,7 +38,7 @@ class Watch:
             bounds.append(self._patience.progress_timeout - self._silent)
         if seconds is not None:
             bounds.append(seconds)
-        return max(min(bounds), _SHORTEST)
+        return min(bounds)
 
     def heard(self, size: int, waited: float) -> None:
         """`size` bytes came after `waited` seconds."""

@@ -33,12 +33,14 @@ class RetryPolicy:
 
         `fraction`, of [0, 1), is the jitter: the wait is between half the back-off and all of
         it. What the server asked for (`retry_after`) is obeyed up to half the budget, and jitter
-        is added on top, so that many nodes that were told the same do not come back at once.
+        is added on top, so that many nodes that were told the same do not come back at once. Less
+        than the back-off is not believed: a date has passed already where a clock is wrong.
         """
         backoff = min(self.base_seconds * 2.0 ** (failures - 1), self.longest_backoff_seconds)
-        if retry_after is not None:
-            return min(retry_after, self.seconds / 2) + fraction * self.base_seconds
-        return backoff * (0.5 + fraction / 2)
+        backoff *= 0.5 + fraction / 2
+        if retry_after is None:
+            return backoff
+        return max(min(retry_after, self.seconds / 2) + fraction * self.base_seconds, backoff)
 
 
 def parse_retry_after(value: str | None, now: float) -> float | None:

@@ -23,7 +23,7 @@ from cri_imaged.registry.failures import HostFailure, Kind
 from cri_imaged.registry.hosts import Host, split_port
 from cri_imaged.registry.login import Login
 from cri_imaged.registry.retry import TRANSIENT_STATUSES, parse_retry_after
-from cri_imaged.registry.transport import Request, Response, Transport, same_origin
+from cri_imaged.registry.transport import Request, Response, Transport, is_http, same_origin
 
 _CLIENT_ID = "cri-imaged"
 _DEFAULT_LIFETIME = 60.0
@@ -112,15 +112,14 @@ async def fetch_token(
         raise _refused(realm, "a private address, but the registry is public")
 
     async def ask(form: dict[str, str] | None) -> Response:
-        headers: CIMultiDict[str] = CIMultiDict()
+        own = same_origin(realm, URL(f"{scheme}://{host.authority}"))
+        headers: CIMultiDict[str] = CIMultiDict(host.headers if own else ())
         url = realm
         if form is None:
             query = [("service", wanted.service)] if wanted.service else []
             url = realm.extend_query([*query, *(("scope", scope) for scope in wanted.scopes)])
             if login.username:
                 headers["Authorization"] = login.basic
-        if same_origin(realm, URL(f"{scheme}://{host.authority}")):
-            headers.extend(host.headers)
         try:
             return await transport.send(
                 Request(
@@ -198,9 +197,10 @@ async def _read(response: Response, limits: Limits, realm: URL, secrets: Iterabl
 def _realm(scheme: str, text: str) -> URL:
     try:
         realm = URL(text)
+        usable = is_http(realm)
     except ValueError:
         raise HostFailure(Kind.REFUSED, "asks for a token from a malformed realm") from None
-    if realm.scheme not in ("http", "https") or not realm.host:
+    if not usable:
         raise HostFailure(Kind.REFUSED, "asks for a token from a realm that is no http(s) URL")
     if realm.user is not None:
         raise HostFailure(Kind.REFUSED, "asks for a token from a realm with user information")

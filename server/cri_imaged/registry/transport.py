@@ -36,6 +36,8 @@ _READ_BUFFER = 64 << 10
 """Reading pauses at twice this: chunks are what the event loop reads at once (250 KiB), uncopied.
 Larger buffers are joined from several such reads, which costs a quarter of the throughput."""
 _HEADER_LINE = 16 << 10
+_SLOWEST = 1024
+"""Bytes a second, of documents, tokens and errors; blobs have a rate of their own."""
 _IDLE_SECONDS = 30.0
 _PROBE_SECONDS = 5.0
 """To connect where TLS is tried first."""
@@ -59,19 +61,41 @@ class Request:
     public_only: bool = False
     """Refuse private addresses, also behind a redirect."""
 
+    @property
+    def may_be_plain(self) -> bool:
+        """Whether plain http will do where TLS is not spoken. It goes for the host alone: a token
+        server that the host names with https is never sent a password without TLS."""
+        host = self.host
+        return host.plain_fallback and same_origin(
+            self.url, URL(f"{host.scheme}://{host.authority}")
+        )
+
 
 class Response:
     """An open response. Close it."""
 
     def __init__(
-        self, response: aiohttp.ClientResponse, redirected_to: str | None, *, quotable: bool
+        self,
+        response: aiohttp.ClientResponse,
+        redirected_to: str | None,
+        silence: float,
+        *,
+        quotable: bool,
     ) -> None:
+        """`silence`: see `limit_silence`. `quotable`: whether an error's body may be shown."""
         self._response = response
+        self._silence = silence
         self._quotable = quotable
         self.status = response.status
         self.headers: CIMultiDictProxy[str] = response.headers
         self.redirected_to = redirected_to
         """Host and port of the redirect's target, where the origin itself did not answer."""
+        connection = response.connection
+        if connection is not None and connection.protocol is not None:
+            # The library's own timer ends with its parser: after a malformed chunk nobody would
+            # ever wake the reader.
+            connection.protocol.read_timeout = None
+            connection.protocol.start_timeout()
 
     @property
     def status_line(self) -> str:
@@ -83,27 +107,27 @@ class Response:
 
     def limit_silence(self, seconds: float) -> None:
         """From now on, `read` fails after `seconds` in which the peer sends nothing."""
-        connection = self._response.connection
-        if connection is None or connection.protocol is None or connection.transport is None:
-            return
-        connection.protocol.read_timeout = seconds
-        if connection.transport.is_reading():
-            connection.protocol.start_timeout()
+        self._silence = seconds
 
     async def read(self) -> bytes:
         """Some bytes of the body; none at its end. Raises `HostFailure`."""
         try:
-            return await self._response.content.readany()
+            async with asyncio.timeout(self._silence):
+                return await self._response.content.readany()
         except (TimeoutError, aiohttp.ClientError, OSError, RuntimeError) as error:
             raise explain_body(error) from None
 
     async def read_all(self, limit: int) -> bytes | None:
-        """The whole body, or None where it is longer than `limit` bytes. Raises `HostFailure`."""
+        """The whole small body, or None where it is longer than `limit` bytes. Raises
+        `HostFailure`."""
         body = bytearray()
+        began = time.monotonic()
         while chunk := await self.read():
             body += chunk
             if len(body) > limit:
                 return None
+            if time.monotonic() - began > self._silence + len(body) / _SLOWEST:
+                raise HostFailure(Kind.UNREACHABLE, "the body trickles")
         return bytes(body)
 
     async def describe_error(
@@ -159,7 +183,7 @@ class Transport:
             HostFailure: no response at all, or a redirect that must not be followed.
             ConfigError: the host's TLS files are unusable.
         """
-        if not request.host.plain_fallback:
+        if not request.may_be_plain:
             return await self._follow(request)
         plain = replace(request, url=request.url.with_scheme("http"))
         if self._is_plain(request.host):
@@ -181,7 +205,8 @@ class Transport:
             response = await self._once(request, url)
             if response.status not in _REDIRECTS:
                 crossed = not same_origin(url, request.url)
-                return Response(response, _authority(url) if crossed else None, quotable=hops == 0)
+                target = _authority(url) if crossed else None
+                return Response(response, target, self._header_timeout, quotable=hops == 0)
             response.release()
             if request.form is not None:
                 raise HostFailure(Kind.REFUSED, "answers a form with a redirect")
@@ -191,22 +216,27 @@ class Transport:
     async def _once(self, request: Request, url: URL) -> aiohttp.ClientResponse:
         if request.public_only and is_private(url.host or ""):
             raise HostFailure(Kind.REFUSED, f"leads to the private address {url.host}")
-        session = self._public_session if request.public_only else self._session
+        proxy = self._proxies.proxy_for(url)
+        # A proxy resolves names itself, and its own address is private more often than not.
+        checked = request.public_only and proxy is None
+        session = self._public_session if checked else self._session
         own = same_origin(url, request.url)
-        probing = own and request.host.plain_fallback and url.scheme == "https"
+        probing = own and request.may_be_plain and url.scheme == "https"
         dial = min(request.host.dial_seconds, _PROBE_SECONDS if probing else math.inf)
         started = time.monotonic()
         try:
-            response = await session.request(
-                request.method,
-                url,
-                headers=_headers(request, own),
-                data=request.form,
-                allow_redirects=False,
-                ssl=await self._tls(request.host, own) if url.scheme == "https" else True,
-                proxy=self._proxies.proxy_for(url),
-                timeout=aiohttp.ClientTimeout(connect=dial, sock_read=self._header_timeout),
-            )
+            # The library's `sock_read` begins anew with each byte of the headers.
+            async with asyncio.timeout(dial + self._header_timeout):
+                response = await session.request(
+                    request.method,
+                    url,
+                    headers=_headers(request, own),
+                    data=request.form,
+                    allow_redirects=False,
+                    ssl=await self._tls(request.host, own) if url.scheme == "https" else True,
+                    proxy=proxy,
+                    timeout=aiohttp.ClientTimeout(connect=dial, sock_read=self._header_timeout),
+                )
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             raise explain_request(
                 error,
@@ -236,9 +266,10 @@ class Transport:
             raise HostFailure(Kind.REFUSED, "redirects without saying where to")
         try:
             target = url.join(URL(location, encoded=True))
+            usable = is_http(target)
         except ValueError:
             raise HostFailure(Kind.REFUSED, "redirects to a malformed URL") from None
-        if target.scheme not in ("http", "https") or not target.host:
+        if not usable:
             raise HostFailure(Kind.REFUSED, "redirects to something that is not http or https")
         if url.scheme == "https" and target.scheme == "http":
             raise HostFailure(
@@ -268,6 +299,12 @@ def _open_session(resolver: PublicResolver | None) -> aiohttp.ClientSession:
         max_line_size=_HEADER_LINE,
         max_field_size=_HEADER_LINE,
     )
+
+
+def is_http(url: URL) -> bool:
+    """Whether it is an http or https URL of a host. Raises `ValueError` where host or port are
+    malformed, which the library finds out only when they are asked for."""
+    return url.scheme in ("http", "https") and bool(url.host)
 
 
 def same_origin(one: URL, other: URL) -> bool:
