@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cri_imaged.errors import CorruptContentError, LimitExceededError
@@ -99,6 +99,12 @@ def layer_alone(steps: Sequence[Step]) -> Tree:
             ensure(path, DIRECTORY)
         elif what == OPAQUE and path:
             ensure(path, "implicit")
+    # What was said of the layers below stands, also where another entry took its place meanwhile.
+    for what, path in steps:
+        needed = {WHITEOUT: parents(path), OPAQUE: parents(f"{path}/x")}.get(what, [])
+        if FILE not in map(own.get, needed):
+            for each in filter(None, needed):
+                own.setdefault(each, "implicit")
     return own
 
 
@@ -180,6 +186,8 @@ STEPS = st.lists(st.tuples(st.sampled_from([FILE, DIRECTORY, WHITEOUT, OPAQUE]),
 
 
 @given(STEPS)
+@example([(WHITEOUT, "d/e/f"), (FILE, "d"), (FILE, "d/d")])
+@example([(OPAQUE, "d/e"), (FILE, "d"), (DIRECTORY, "d")])
 @settings(max_examples=300, deadline=None)
 def test_any_layer(steps: list[Step]) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -90,6 +90,12 @@ class Ledger:
         for name in list(self._links.get(directory, ())):
             self.unlink(directory, name)
 
+    def missing(self, held: Callable[[bytes], Held | None]) -> list[bytes]:
+        """Directories that whiteouts and opaques speak of and the layer no longer holds, as
+        something took the place of one above them that gave way itself by now."""
+        spoken_of = {path.rpartition(b"/")[0] for path in self._whiteouts} | self._opaques
+        return sorted(path for path in spoken_of if _vanished(path, held))
+
     def settle(self, held: Callable[[bytes], Held | None]) -> Seal:
         """Decide, now that the layer is complete. `held` says what its directory holds at a path
         (links that are still to be made are known here)."""
@@ -131,6 +137,17 @@ class Ledger:
                 f"layer leaves whiteouts, implicit directories and links of more than "
                 f"{self._limit} bytes of paths to its seal (seal_bytes)"
             )
+
+
+def _vanished(path: bytes, held: Callable[[bytes], Held | None]) -> bool:
+    """Whether `path` is not there, but could be a directory."""
+    found = held(path)
+    if found is not None:
+        return False
+    while found is None:
+        path = path.rpartition(b"/")[0]
+        found = held(path)
+    return found is Held.DIRECTORY
 
 
 def _tree_order(path: bytes) -> bytes:

@@ -60,6 +60,8 @@ class DirectorySink:
 
     def finish(self) -> Seal:
         """Settle what the layers below decide, and give directories their last attributes."""
+        for directory in self._ledger.missing(self.tree.held):
+            self.tree.parent(directory)
         seal = self._ledger.settle(self.tree.held)
         self.tree.close()
         return seal
