@@ -181,6 +181,16 @@ def test_the_last_of_a_name_wins(setting: str, tmp_path: Path) -> None:
     assert outcome.usage[1] == len({node.inode for node in found.values()})
 
 
+def test_a_directory_listed_again_has_its_last_owner(tmp_path: Path) -> None:
+    require_real(os.geteuid() == 0, "only root gives directories away")
+    layer = t.archive(
+        *(t.directory(".", uid=1000, gid=7), t.directory("d", uid=1000, gid=7)),
+        *(t.directory("."), t.directory("d")),
+    )
+    apply_into(tmp_path, layer)
+    assert {(node.uid, node.gid) for node in listing(tmp_path).values()} == {(0, 0)}
+
+
 def test_setgid_directories_pass_nothing_on(tmp_path: Path) -> None:
     require_real(os.geteuid() == 0, "only root gives files to groups")
     many = [t.directory(f"other{n}") for n in range(300)]  # so that `d` is closed and opened again

@@ -47,8 +47,9 @@ class Metadata:
 
     def set_owner(self, fd: int, uid: int, gid: int, name: bytes | None = None) -> None:
         """Give an open file, or `name` in the open directory `fd`, its owner."""
-        if uid == self.uid and gid == self.gid:
-            return
+        mine = uid == self.uid and gid == self.gid
+        if mine and (name is not None or not self._privileged):
+            return  # made just now; a directory may have been given away when it was listed before
         if self._privileged:
             try:
                 if name is None:
