@@ -146,6 +146,17 @@ def test_xattrs(setting: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
+def test_an_access_list_does_not_decide_a_mode(setting: str, tmp_path: Path) -> None:
+    nothing = bytes.fromhex("02000000 01000000ffffffff 04000000ffffffff 20000000ffffffff")
+    access = {"SCHILY.xattr.system.posix_acl_access": nothing}
+    layer = t.archive(t.directory("d", mode=0o700, pax=access), t.file("d/x", b"x", pax=access))
+    outcome, root = apply_one(setting, layer, tmp_path)
+    outcome.accept()
+    found = listing(root)
+    assert (found["d"].mode, found["d/x"].mode) == (0o700, 0o644)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
 def test_the_last_of_a_name_wins(setting: str, tmp_path: Path) -> None:
     layer = t.archive(
         *(t.file("f", b"first"), t.file("f", b"last", mode=0o600)),

@@ -13,7 +13,7 @@ from cri_imaged.layers.ledger import Ledger, Seal
 from cri_imaged.layers.metadata import Metadata
 from cri_imaged.layers.paths import Special
 from cri_imaged.layers.sparse import SparseWriter
-from cri_imaged.layers.tree import Directory, Tree
+from cri_imaged.layers.tree import WORKING, Directory, Tree
 from cri_imaged.limits import Limits
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -131,6 +131,7 @@ class DirectorySink:
         self._metadata.set_owner(directory.fd, entry.uid, entry.gid)
         if entry.xattrs:
             self._metadata.set_xattrs(directory.fd, entry.xattrs)
+            os.fchmod(directory.fd, WORKING)  # an access ACL is a mode, too
         directory.mode = entry.mode
         directory.mtime = entry.mtime
 

@@ -21,7 +21,7 @@ from cri_imaged.layers.metadata import Metadata
 from cri_imaged.limits import Limits
 
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_WORKING = 0o700
+WORKING = 0o700
 _OPEN_DIRECTORIES = 128
 _BLOCK = 4096
 IMPLICIT_MODE = 0o755
@@ -38,7 +38,7 @@ class Directory:
         self.path = path
         """Canonical."""
         self.mode = mode
-        """To be given when it is let go; until then it is `_WORKING`."""
+        """To be given when it is let go; until then it is `WORKING`."""
         self.mtime = mtime
         """Nanoseconds; likewise."""
 
@@ -53,7 +53,7 @@ class Tree:
         self._limits = limits
         self.bytes = 0
         self.inodes = 0
-        os.fchmod(root_fd, _WORKING)
+        os.fchmod(root_fd, WORKING)
         self.root = Directory(os.dup(root_fd), b"", IMPLICIT_MODE, 0)
         self._open: dict[bytes, Directory] = {}
         self._resolved: dict[bytes, Directory] = {}
@@ -102,13 +102,13 @@ class Tree:
         if self._ledger.linked(parent.path, name) is not None:
             self._ledger.unlink(parent.path, name)
         try:
-            os.mkdir(name, _WORKING, dir_fd=parent.fd)
+            os.mkdir(name, WORKING, dir_fd=parent.fd)
         except FileExistsError:
             existing = self._enter(parent, name, path)
             if existing is not None:
                 return existing
             self.remove(parent, name)
-            os.mkdir(name, _WORKING, dir_fd=parent.fd)
+            os.mkdir(name, WORKING, dir_fd=parent.fd)
         self.took(_BLOCK)
         fd = os.open(name, _OPEN, dir_fd=parent.fd)
         return self._keep(Directory(fd, path, IMPLICIT_MODE, 0))
@@ -271,11 +271,11 @@ class Tree:
             status = os.lstat(name, dir_fd=parent.fd)
             if not stat.S_ISDIR(status.st_mode):
                 return None
-            os.chmod(name, _WORKING, dir_fd=parent.fd)
+            os.chmod(name, WORKING, dir_fd=parent.fd)
             fd = os.open(name, _OPEN, dir_fd=parent.fd)
         else:
             status = os.fstat(fd)
-            os.fchmod(fd, _WORKING)
+            os.fchmod(fd, WORKING)
         mode = stat.S_IMODE(status.st_mode)
         return self._keep(Directory(fd, path, mode, status.st_mtime_ns))
 
@@ -287,7 +287,7 @@ class Tree:
 
     def _let_go(self, directory: Directory) -> None:
         self._open.pop(directory.path, None)
-        if directory.mode != _WORKING:
+        if directory.mode != WORKING:
             os.fchmod(directory.fd, directory.mode)
         self._metadata.set_times(directory.fd, directory.mtime)
         os.close(directory.fd)
@@ -306,9 +306,9 @@ class Tree:
         try:
             fd = os.open(name, _OPEN, dir_fd=parent_fd)
         except PermissionError:
-            os.chmod(name, _WORKING, dir_fd=parent_fd)
+            os.chmod(name, WORKING, dir_fd=parent_fd)
             return os.open(name, _OPEN, dir_fd=parent_fd)
-        os.fchmod(fd, _WORKING)
+        os.fchmod(fd, WORKING)
         return fd
 
     def _remove_files(self, fd: int) -> list[bytes]:
