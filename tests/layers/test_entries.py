@@ -276,6 +276,25 @@ def test_parents_by_symlinks(tmp_path: Path) -> None:
     assert seal.implicit == (b"", b"made", b"made/here", b"usr/b")
 
 
+@pytest.mark.parametrize("kind", ["file", "directory", "symlink", "hardlink"])
+def test_a_link_on_the_way_to_itself_gives_way(kind: str, tmp_path: Path) -> None:
+    name = "l/l"
+    make = {
+        "file": t.file(name),
+        "directory": t.directory(name),
+        "symlink": t.symlink(name, "d"),
+        "hardlink": t.hardlink(name, "f"),
+    }
+    layer = t.archive(
+        *(t.directory("d"), t.file("f"), t.symlink("l", ".")),
+        *(t.file("l/before"), make[kind], t.file("l/after")),
+    )
+    apply_into(tmp_path, layer)
+    where = "d" if kind == "symlink" else "l"
+    files = {path for path, what in kinds(tmp_path).items() if what == "file"}
+    assert files == {"f", "before", f"{where}/after"}
+
+
 def test_overlayfs_whiteout_devices_are_skipped(tmp_path: Path) -> None:
     _, sink = apply_into(tmp_path, t.archive(t.file("x"), t.device("x", 0, 0)))
     assert kinds(tmp_path) == {}

@@ -28,8 +28,6 @@ class DirectorySink:
         self._metadata = Metadata(privileged=privileged)
         self.tree = Tree(root_fd, self._ledger, self._metadata, limits)
         self.skipped = self._metadata.skipped
-        self._raw_parent = b""
-        self._parent: Directory = self.tree.root
         self._entry: Entry | None = None
         self._fd = -1
         self._left = 0
@@ -75,12 +73,9 @@ class DirectorySink:
                 return
             base = components.pop()
             raw_parent = b"/".join(components)
-        if raw_parent != self._raw_parent or self._parent.fd < 0:
-            if b".wh." in raw_parent and self._in_special(entry, raw_parent):
-                return
-            self._parent = self.tree.parent(raw_parent)
-            self._raw_parent = raw_parent
-        parent = self._parent
+        if b".wh." in raw_parent and self._in_special(entry, raw_parent):
+            return
+        parent = self.tree.parent(raw_parent)
         if base.startswith(paths.PREFIX):
             self._special(entry, parent, base)
         elif entry.kind is Kind.FILE:

@@ -115,12 +115,12 @@ class Tree:
 
     def remove(self, parent: Directory, name: bytes) -> None:
         """Remove `name` and all that is in it. It may be missing."""
-        self._resolved.clear()
         self._ledger.unlink(parent.path, name)
         try:
             status = os.lstat(name, dir_fd=parent.fd)
         except FileNotFoundError:
             return
+        self._resolved.clear()
         if not stat.S_ISDIR(status.st_mode):
             self._gone(status)
             os.unlink(name, dir_fd=parent.fd)
