@@ -150,6 +150,9 @@ def _malformed() -> dict[str, Case]:
             lambda v: archive(directory("d"), hardlink("h", "d")), CORRUPT
         ),
         "a hardlink to itself": Case(lambda v: archive(file("h"), hardlink("h", "./h")), CORRUPT),
+        "a hardlink that replaces its target's directory": Case(
+            lambda v: archive(file("d/f", b"x"), hardlink("d", "d/f")), CORRUPT
+        ),
         "a name longer than a file system takes": Case(lambda v: archive(file(long)), CORRUPT),
         "a directory's name too long": Case(lambda v: archive(file(long + "/x")), CORRUPT),
         "a path over the limit": Case(lambda v: archive(file("d/" * 2100 + "x")), LIMIT),

@@ -140,6 +140,8 @@ class DirectorySink:
         name = paths.join(parent.path, base)
         if path == name:
             raise CorruptContentError("hardlink to itself")
+        if path.startswith(name + b"/"):
+            raise CorruptContentError("hardlink in the place of a directory above its target")
         if source is not None and self._linkable(source, source_base):
             source_fd = os.dup(source.fd)  # the tree may close it to open others
             try:
