@@ -169,6 +169,9 @@ def _malformed() -> dict[str, Case]:
         "a size beyond the limit": Case(lambda v: archive(file("x", size=1 << 60)), LIMIT),
         "a device number out of range": Case(lambda v: archive(t.device("x", 1 << 13, 0)), CORRUPT),
         "NUL in a PAX path": Case(lambda v: archive(file("x", pax={"path": b"a\0b"})), CORRUPT),
+        "NUL in a sparse file's name": Case(
+            lambda v: archive(file("x", pax={"GNU.sparse.name": b"a\0b"})), CORRUPT
+        ),
         "NUL in a PAX linkpath": Case(
             lambda v: archive(symlink("x", "y", pax={"linkpath": b"a\0b"})), CORRUPT
         ),

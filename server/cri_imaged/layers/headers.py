@@ -129,6 +129,7 @@ def _extend(made: Entry, extensions: Extensions) -> None:
     """Apply what extension headers said. A PAX record with an empty value lets the header's own
     field stand and GNU's long names win over PAX, both as in Go's reader."""
     xattrs: dict[bytes, bytes] = {}
+    sparse_name = b""
     records = extensions.inherited | extensions.local
     for key, value in records.items():
         if key.startswith(_XATTR):
@@ -147,7 +148,9 @@ def _extend(made: Entry, extensions: Extensions) -> None:
             made.gid = fields.owner(fields.decimal(value))
         elif key == b"mtime":
             made.mtime = fields.seconds(value)
-    made.name = extensions.name or records.get(sparse.PREFIX + b"name") or made.name
+        elif key == sparse.NAME:
+            sparse_name = _text(value, "name of a sparse file")
+    made.name = extensions.name or sparse_name or made.name
     if made.kind in _LINKS:
         made.link = extensions.link or made.link
     made.xattrs = xattrs or None

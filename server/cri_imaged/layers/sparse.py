@@ -15,6 +15,8 @@ from cri_imaged.layers.entry import Entry, Kind
 from cri_imaged.layers.fields import decimal, number
 
 PREFIX = b"GNU.sparse."
+NAME = PREFIX + b"name"
+"""The file's own name, where the entry's tells other readers that it is sparse."""
 _MAP = PREFIX + b"map"
 _OFFSET = PREFIX + b"offset"
 _LENGTH = PREFIX + b"numbytes"
