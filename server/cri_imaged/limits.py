@@ -35,7 +35,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     layers: int = 512
     """Layers of one image."""
     layer_bytes: int = 128 * GIB
-    """Of one layer, uncompressed; and of its blob."""
+    """Of one layer, uncompressed and on disk; and of its blob."""
     layer_entries: int = 4_000_000
     """Entries of one layer's archive."""
     expansion_ratio: int = 300

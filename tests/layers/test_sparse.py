@@ -66,9 +66,34 @@ def pax_0_1(numbers: str, data: bytes = b"data", length: str = "4") -> bytes:
     return t.archive(t.file("name", data, pax=records))
 
 
+def scattered(name: str) -> bytes:
+    """An entry of a thousand bytes, a block on disk for each."""
+    numbers = ",".join(f"{n * 4096 + 4095},1" for n in range(1000))
+    records = {"GNU.sparse.map": numbers, "GNU.sparse.size": "4096000"}
+    return t.file(name, bytes(1000), pax=records)
+
+
 def test_by_hand(tmp_path: Path) -> None:
     apply_into(tmp_path, pax_1_0(t.padded(b"1\n2\n4\n") + b"data", 10))
     assert (tmp_path / "name").read_bytes() == b"\0\0data\0\0\0\0"
+
+
+@pytest.mark.parametrize(
+    ("archive", "blocks"),
+    [
+        (t.archive(scattered("name")), 1000),
+        (pax_0_1("0,100,200,4000,9000,4", bytes(4104), "9999"), 3),
+        (pax_0_1("", b"", str(1 << 30)), 0),
+    ],
+)
+def test_usage_is_what_is_on_disk(archive: bytes, blocks: int, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    two.mkdir()
+    _, sink = apply_into(one, archive)
+    assert sink.tree.bytes == (1 + blocks) * 4096
+    _, sink = apply_into(two, archive[:-1024] + t.archive(t.file("name", b"dense")))
+    assert (sink.tree.bytes, sink.tree.inodes) == (2 * 4096, 2)
 
 
 @pytest.mark.parametrize(
@@ -106,3 +131,9 @@ def test_malformed_maps(archive: bytes, tmp_path: Path) -> None:
 def test_limits(archive: bytes, limit: str, tmp_path: Path) -> None:
     with pytest.raises(LimitExceededError, match=limit):
         apply_into(tmp_path, archive, limits=Limits(pax_header_bytes=4096))
+
+
+def test_scattered_bytes_are_a_bomb(tmp_path: Path) -> None:
+    many = t.archive(*(scattered(f"{n}") for n in range(4)))
+    with pytest.raises(LimitExceededError, match="on disk"):
+        apply_into(tmp_path, many, limits=Limits(layer_bytes=16_000_000))

@@ -12,8 +12,8 @@ from cri_imaged.layers.entry import Entry, Kind, shown
 from cri_imaged.layers.ledger import Ledger, Seal
 from cri_imaged.layers.metadata import Metadata
 from cri_imaged.layers.paths import Special
-from cri_imaged.layers.sparse import SparseWriter
-from cri_imaged.layers.tree import WORKING, Directory, Tree
+from cri_imaged.layers.sparse import SparseWriter, touched
+from cri_imaged.layers.tree import BLOCK, WORKING, Directory, Tree
 from cri_imaged.limits import Limits
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -97,10 +97,12 @@ class DirectorySink:
             self.tree.remove(parent, base)
             fd = os.open(base, _CREATE, mode, dir_fd=parent.fd)
         self._entry, self._fd = entry, fd
-        self.tree.took(entry.size)
         self._left = entry.size - len(data)
         self._put = _write
-        if entry.sparse is not None:
+        if entry.sparse is None:
+            self.tree.took(entry.size)
+        else:
+            self.tree.took(BLOCK * touched(entry.sparse, BLOCK))
             self._put = SparseWriter(fd, entry.sparse, entry.length).write
         if data:
             self._put(fd, data)

@@ -124,6 +124,17 @@ def _set(entry: Entry, spans: Sequence[tuple[int, int]]) -> None:
     entry.sparse = tuple(spans)
 
 
+def touched(spans: Iterable[tuple[int, int]], block: int) -> int:
+    """Blocks of `block` bytes that hold a part: far more than the parts' bytes, if scattered."""
+    count, last = 0, -1
+    for offset, length in spans:
+        if length:
+            first = max(offset // block, last + 1)
+            last = (offset + length - 1) // block
+            count += last + 1 - first
+    return count
+
+
 class SparseWriter:
     """Writes the data of a sparse file where its map says."""
 

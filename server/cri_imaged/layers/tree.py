@@ -23,7 +23,7 @@ from cri_imaged.limits import Limits
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 WORKING = 0o700
 _OPEN_DIRECTORIES = 128
-_BLOCK = 4096
+BLOCK = 4096
 IMPLICIT_MODE = 0o755
 
 
@@ -57,12 +57,20 @@ class Tree:
         self.root = Directory(os.dup(root_fd), b"", IMPLICIT_MODE, 0)
         self._open: dict[bytes, Directory] = {}
         self._resolved: dict[bytes, Directory] = {}
-        self.took(_BLOCK)
+        self.took(BLOCK)
 
     def took(self, size: int) -> None:
-        """Count a new inode and its bytes."""
+        """Count a new inode and its bytes.
+
+        Raises:
+            LimitExceededError: more than a layer may hold.
+        """
         self.inodes += 1
-        self.bytes += -(-size // _BLOCK) * _BLOCK
+        self.bytes += -(-size // BLOCK) * BLOCK
+        if self.bytes > self._limits.layer_bytes:
+            raise LimitExceededError(
+                f"the layer takes more than {self._limits.layer_bytes} bytes on disk (layer_bytes)"
+            )
 
     def parent(self, raw: bytes) -> Directory:
         """The directory that an archive's path names, symlinks followed inside the root, and
@@ -109,7 +117,7 @@ class Tree:
                 return existing
             self.remove(parent, name)
             os.mkdir(name, WORKING, dir_fd=parent.fd)
-        self.took(_BLOCK)
+        self.took(BLOCK)
         fd = os.open(name, _OPEN, dir_fd=parent.fd)
         return self._keep(Directory(fd, path, IMPLICIT_MODE, 0))
 
@@ -181,7 +189,7 @@ class Tree:
         with contextlib.suppress(PermissionError):
             os.fchown(self.root.fd, os.geteuid(), os.getegid())
         self.bytes, self.inodes = 0, 0
-        self.took(_BLOCK)
+        self.took(BLOCK)
 
     def close(self) -> None:
         """Let every directory go, the root last."""
@@ -328,11 +336,12 @@ class Tree:
         if status.st_nlink == 1:
             self.inodes -= 1
             size = status.st_size if stat.S_ISREG(status.st_mode) else 0
-            self.bytes -= -(-size // _BLOCK) * _BLOCK
+            held = min(size, 512 * status.st_blocks)  # less than its size, if sparse
+            self.bytes -= -(-held // BLOCK) * BLOCK
 
     def _gone_directory(self) -> None:
         self.inodes -= 1
-        self.bytes -= _BLOCK
+        self.bytes -= BLOCK
 
 
 def _replace(old_fd: int, new_fd: int) -> int:
