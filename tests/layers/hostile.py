@@ -116,6 +116,12 @@ def _chains() -> dict[str, Case]:
             ),
             LIMIT,
         ),
+        "a path made longer than the limit by symlinks": Case(
+            lambda v: archive(
+                *(symlink("s/" * n + "s", "d/" * 999) for n in range(4)), file("s/s/s/x")
+            ),
+            LIMIT,
+        ),
         "symlink to /": Case(lambda v: archive(symlink("l", "/"), file("l/x", b"in the root"))),
         "symlink to ..": Case(lambda v: archive(symlink("l", ".."), file("l/x", b"in the root"))),
         "symlink without a target": Case(lambda v: archive(symlink("l", "")), CORRUPT),

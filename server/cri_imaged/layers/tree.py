@@ -205,9 +205,9 @@ class Tree:
         links = steps = 0
         while pending:
             steps += 1
-            if steps > self._limits.path_bytes:
+            if steps > self._limits.path_bytes or len(directory.path) > self._limits.path_bytes:
                 raise LimitExceededError(
-                    f"a path of more than {self._limits.path_bytes} steps, those through "
+                    f"a path of more than {self._limits.path_bytes} steps or bytes, those through "
                     "symlinks counted (path_bytes)"
                 )
             name = pending.pop()
@@ -253,12 +253,13 @@ class Tree:
 
     def _nearest(self, components: list[bytes]) -> tuple[Directory, list[bytes]]:
         """The longest open directory on the way, and the components behind it."""
+        path = b"/".join(components)
         for count in range(len(components), 0, -1):
-            path = b"/".join(components[:count])
             found = self._open.pop(path, None)
             if found is not None:
                 self._open[path] = found
                 return found, components[count:]
+            path = path.rpartition(b"/")[0]
         return self.root, components
 
     def _child(self, parent: Directory, name: bytes) -> Directory | None:
