@@ -161,6 +161,42 @@ def test_archives_show_what_the_model_says(
 
 
 @pytest.mark.parametrize("name", sorted(CLASSES))
+def test_hardlinks_through_links_of_a_layer_below(machine: Machine, name: str) -> None:
+    """What they lead to may be a file of the hardlink's own layer."""
+    require_snapshotter(name)
+    layers = [
+        tarballs.archive(
+            tarballs.symlink("lib", "usr/lib"),
+            *(tarballs.file(f"usr/lib/{each}", b"below") for each in ("kept", "new")),
+        ),
+        tarballs.archive(
+            tarballs.file("usr/lib/new", b"above"),
+            tarballs.file("usr/lib/only", b"above"),
+            *(tarballs.hardlink(f"as-{each}", f"lib/{each}") for each in ("kept", "new", "only")),
+            tarballs.hardlink("again", "lib/only"),
+        ),
+    ]
+
+    async def unpacked(root: Path) -> Tree:
+        archives = [root / f"{number}.tar" for number in range(len(layers))]
+        for path, layer in zip(archives, layers, strict=True):
+            path.write_bytes(layer)
+        async with Bench.open(root, name) as bench:
+            return await bench.tree(await machine.unpack(bench, archives))
+
+    with scratch(memory()) as root:
+        tree = machine.runner.run(unpacked(root))
+    found = {path: tree[path].content for path in (b"as-kept", b"as-new", b"as-only", b"again")}
+    assert found == {
+        b"as-kept": b"below",
+        b"as-new": b"above",
+        b"as-only": b"above",
+        b"again": b"above",
+    }
+    assert tree[b"again"].file == tree[b"usr/lib/only"].file
+
+
+@pytest.mark.parametrize("name", sorted(CLASSES))
 def test_an_installed_tree_is_what_tar_extracts(
     machine: Machine, name: str, tmp_path: Path
 ) -> None:

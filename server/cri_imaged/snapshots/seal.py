@@ -160,8 +160,11 @@ class Seal:
             self.check()
             source = target if target in made else copies.get(target)
             if source is None or not self._link(source, name):
-                self._copy_up(target, name)
-                copies[target] = name
+                path = self._resolve(target)
+                # Behind a link of the layers below there may be a file of this one.
+                if path is None or path == target or not self._link(path, name):
+                    self._copy_up(target, path, name)
+                    copies[target] = name
             made.add(name)
 
     def _link(self, source: bytes, name: bytes) -> bool:
@@ -182,8 +185,8 @@ class Seal:
             os.close(handle)
         return True
 
-    def _copy_up(self, target: bytes, name: bytes) -> None:
-        found = self._find_target(target)
+    def _copy_up(self, target: bytes, path: bytes | None, name: bytes) -> None:
+        found = None if path is None else self.lower.find(path)
         if found is None:
             raise CorruptContentError(
                 f"hardlink {show(name)}: neither this layer nor one below has its target "
@@ -200,12 +203,14 @@ class Seal:
             raise _unusable(name, error) from error
         self.inodes += 1
 
-    def _find_target(self, target: bytes) -> Found | None:
+    def _resolve(self, target: bytes) -> bytes | None:
+        """`target`, the links of the layers below among its parents followed; None where they lead
+        nowhere."""
         parent, name = split(target)
         above = self._resolver.resolve(parent)
         if above is None:
             return None
-        return self.lower.find(above + b"/" + name if above else name)
+        return above + b"/" + name if above else name
 
     def _put_back_times(self) -> None:
         # Not by depth: setting a directory's times does not disturb its parent's.
