@@ -64,6 +64,21 @@ async def test_what_a_crash_leaves(name: str, tmp_path: Path) -> None:
         await bench.prepare("unfinished", top)
 
 
+async def test_what_is_under_way_is_no_orphan(bench: Bench) -> None:
+    """Whoever looks for orphans removes them."""
+    top = await bench.stack([wide(0), wide(1)])
+    assert await bench.snapshotter.orphans() == []
+    unfinished = await bench.prepare("unfinished", top)
+    (stray := bench.directory / "77").mkdir()
+    assert await bench.snapshotter.orphans() == [stray]
+    stray.rmdir()
+    view = asyncio.create_task(bench.snapshotter.view("writing", top, writable=True))
+    while not view.done():
+        assert await bench.snapshotter.orphans() == []
+    assert unfinished.is_dir()
+    await view
+
+
 @pytest.mark.parametrize("name", sorted(CLASSES))
 async def test_a_snapshot_that_somebody_removed(name: str, tmp_path: Path) -> None:
     require_snapshotter(name)

@@ -148,6 +148,12 @@ def every(connection: sqlite3.Connection, snapshotter: str) -> dict[int, str | N
     return {row[0]: row[1] for row in rows}
 
 
+def all_ids(connection: sqlite3.Connection, snapshotter: str) -> set[int]:
+    """The rows of every snapshot, finished or not."""
+    rows = connection.execute("SELECT id FROM snapshots WHERE snapshotter=?", (snapshotter,))
+    return {row[0] for row in rows}
+
+
 def existing(connection: sqlite3.Connection, snapshots: Sequence[int]) -> set[int]:
     """Those of `snapshots` that still have a row."""
     found = set()

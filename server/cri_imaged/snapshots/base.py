@@ -212,7 +212,7 @@ class DirectorySnapshotter(ABC):
             return self._mounts(None, layers)
         place = self._view_place(view.id)
         if not place.exists():
-            unfinished = place.with_suffix(".new")
+            unfinished = _unfinished(place)
             self._trash.put(unfinished)
             try:
                 unfinished.mkdir(mode=0o700)
@@ -297,8 +297,12 @@ class DirectorySnapshotter(ABC):
         present = await asyncio.to_thread(lambda: set(os.listdir(self._directory)))
 
         def known(sql: sqlite3.Connection) -> set[str]:
-            every = {self._place(snapshot).name for snapshot in rows.every(sql, self.name)}
-            return every | {self._view_place(view.id).name for view in rows.views(sql, self.name)}
+            # Pulls and builds of views that are under way own their directories, too.
+            places = {self._place(snapshot) for snapshot in rows.all_ids(sql, self.name)}
+            for view in rows.views(sql, self.name):
+                places.add(self._view_place(view.id))
+                places.add(_unfinished(self._view_place(view.id)))
+            return {place.name for place in places}
 
         strays = present - await self._database.read(known)
         # A directory whose row went between the two looks is on its way to the trash.
@@ -358,6 +362,11 @@ class DirectorySnapshotter(ABC):
 
     def _view_place(self, view: int) -> Path:
         return self._directory / f"v{view}"
+
+
+def _unfinished(view: Path) -> Path:
+    """Where a view's directory is while it is built."""
+    return view.with_suffix(".new")
 
 
 class _Plan(NamedTuple):
