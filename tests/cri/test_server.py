@@ -22,8 +22,8 @@ from prometheus_client import generate_latest
 
 from cri_imaged.config.options import Config, GrpcOptions, ImageOptions
 from cri_imaged.config.values import ByteSize, Directory, SocketPath
-from cri_imaged.cri.server import claim
-from cri_imaged.daemon import _server, use_cases
+from cri_imaged.cri.server import CriServer, claim
+from cri_imaged.daemon import UseCases, _server, use_cases
 from cri_imaged.errors import ConfigError
 from cri_imaged.registry.options import RegistryOptions
 from cri_imaged.rpc.runtime.v1 import api_pb2 as cri
@@ -39,8 +39,16 @@ Code = grpc.StatusCode
 class Client:
     """One connection to a running server."""
 
-    def __init__(self, channel: grpc.aio.Channel, address: Path, registry: GatedRegistry) -> None:
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        address: Path,
+        registry: GatedRegistry,
+        server: CriServer,
+        parts: UseCases,
+    ) -> None:
         self.channel, self.address, self.registry = channel, address, registry
+        self.server, self.parts = server, parts
         self.images = api_pb2_grpc.ImageServiceStub(channel)
         self.runtime = api_pb2_grpc.RuntimeServiceStub(channel)
 
@@ -75,7 +83,7 @@ async def serving(
         await server.start()
         try:
             async with grpc.aio.insecure_channel(f"unix:{address}") as channel:
-                yield Client(channel, address, registry)
+                yield Client(channel, address, registry, server, parts)
         finally:
             await server.stop(1)
         emitted("metrics", generate_latest(parts.metrics.registry).decode())
@@ -302,3 +310,17 @@ async def test_a_pull_under_way_shows_nothing(client: Client, registry: GatedReg
     await pull
     assert len(registry.gets(BLOB)) == 2
     assert len((await client.images.ListImages(cri.ListImagesRequest())).images) == 1
+
+
+async def test_a_server_that_has_stopped_leaves_no_call_at_work(
+    client: Client, registry: GatedRegistry
+) -> None:
+    """What they use is closed next."""
+    put = serve(registry, image_of(layer(0, 50_000)))
+    gate = registry.hold(put.layers[0].digest, 1000)
+    pull = asyncio.create_task(client.pull())
+    await registry.held(gate)
+    await client.server.stop(0.1)
+    assert client.parts.running.list() == []
+    with pytest.raises(grpc.aio.AioRpcError):
+        await pull

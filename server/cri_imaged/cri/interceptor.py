@@ -26,6 +26,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
+        self._calls: set[asyncio.Task[Any]] = set()
+
+    async def idle(self) -> None:
+        """Wait until no call is at work. gRPC's server does not wait for those that it cancels."""
+        if self._calls:
+            await asyncio.wait(self._calls)
 
     async def intercept_service(
         self,
@@ -51,6 +57,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _unary(self, method: str, behaviour: Callable[..., Awaitable[Any]]) -> Any:
         async def call(request: Any, context: Any) -> Any:
+            self._at_work()
             with _Call(method, self._metrics) as record:
                 try:
                     return await behaviour(request, context)
@@ -61,6 +68,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _stream(self, method: str, behaviour: Callable[..., AsyncIterator[Any]]) -> Any:
         async def call(request: Any, context: Any) -> AsyncIterator[Any]:
+            self._at_work()
             with _Call(method, self._metrics) as record:
                 try:
                     async for response in behaviour(request, context):
@@ -69,6 +77,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     await record.abort(context, error)
 
         return call
+
+    def _at_work(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
 
 
 class _Call:

@@ -47,6 +47,7 @@ class CriServer:
         self._address = address
         self._owner = (uid, gid)
         self._health = health.aio.HealthServicer()
+        self._interceptor = interceptor
         self._server = grpc.aio.server(
             interceptors=[interceptor],
             options=[
@@ -91,9 +92,11 @@ class CriServer:
         await self._announce(health_pb2.HealthCheckResponse.SERVING)
 
     async def stop(self, grace: float) -> None:
-        """Take no more calls; those running have `grace` seconds, then they are cancelled."""
+        """Take no more calls; those running have `grace` seconds, then they are cancelled. None
+        runs on after this."""
         await self._announce(health_pb2.HealthCheckResponse.NOT_SERVING)
         await self._server.stop(grace)
+        await self._interceptor.idle()
         self._address.unlink(missing_ok=True)
 
     async def _announce(self, status: int) -> None:
