@@ -24,13 +24,13 @@ def locked(root: Path) -> Iterator[None]:
     """Make `root` where it is missing, and keep others off. The lock dies with the process.
 
     Raises:
-        ConfigError: it cannot be made, or another process holds it.
+        ConfigError: it cannot be made or opened, or another process holds it.
     """
     try:
         root.mkdir(mode=0o711, parents=True, exist_ok=True)
+        fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise ConfigError(f"root: cannot make {root}: {error.strerror}") from None
-    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        raise ConfigError(f"root: cannot make or open {root}: {error.strerror}") from None
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

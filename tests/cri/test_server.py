@@ -286,6 +286,13 @@ def test_a_stale_socket_makes_way(folder: Path) -> None:
     assert (folder / "new" / "folder").is_dir()
 
 
+def test_where_no_socket_can_be_is_told_by_its_key(folder: Path) -> None:
+    (folder / "file").touch()
+    for path in (folder / "file" / "socket", folder / "file" / "folder" / "socket"):
+        with pytest.raises(ConfigError, match=r"grpc\.address: cannot use .*socket"):
+            claim(path)
+
+
 @pytest.mark.parametrize("kind", ["file", "directory", "link"])
 def test_what_is_no_socket_stays(folder: Path, kind: str) -> None:
     path = folder / kind

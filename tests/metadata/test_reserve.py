@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 import subprocess
@@ -11,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from cri_imaged.errors import NoSpaceError
+from cri_imaged.errors import ConfigError, NoSpaceError
 from cri_imaged.metadata import leases
-from cri_imaged.metadata.database import CorruptDatabaseError, Database
+from cri_imaged.metadata.database import Database
 from tests.support.require import require_real
 
 RESERVE = 256 << 10
@@ -101,8 +102,10 @@ async def test_nothing_was_set_aside(small: Path) -> None:
         await Database.open(small / "m.db")
 
 
-async def test_other_troubles_are_not_taken_for_corruption(tmp_path: Path) -> None:
-    (tmp_path / "m.db").mkdir()
-    with pytest.raises(sqlite3.OperationalError) as raised:
-        await Database.open(tmp_path / "m.db")
-    assert not isinstance(raised.value, CorruptDatabaseError)
+async def test_what_may_not_be_written_is_not_taken_for_corruption(small: Path) -> None:
+    await (await Database.open(small / "m.db")).close()
+    (small / "folder.db").mkdir()
+    await asyncio.to_thread(subprocess.run, ["mount", "-o", "remount,ro", small], check=True)
+    for name in ("m.db", "new.db", "folder.db"):
+        with pytest.raises(ConfigError, match=f"root: .*{name}"):
+            await Database.open(small / name)

@@ -110,6 +110,13 @@ def claim(address: Path) -> None:
     Raises:
         ConfigError
     """
+    try:
+        _make_way(address)
+    except OSError as error:
+        raise ConfigError(f"grpc.address: cannot use {address}: {error.strerror}") from None
+
+
+def _make_way(address: Path) -> None:
     address.parent.mkdir(parents=True, exist_ok=True)
     try:
         mode = address.lstat().st_mode

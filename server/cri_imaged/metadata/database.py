@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from cri_imaged.errors import NoSpaceError
+from cri_imaged.errors import ConfigError, NoSpaceError
 from cri_imaged.metadata import schema
 from cri_imaged.metadata.reserve import Reserve
 
@@ -32,6 +32,7 @@ _SETTINGS = (
 
 _NO_SPACE = "no space left for the metadata database; make room"
 _CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_REFUSED = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
 
 
 class CorruptDatabaseError(sqlite3.DatabaseError):
@@ -56,6 +57,7 @@ class Database:
         Raises:
             SchemaTooNewError: a newer version of the program wrote it.
             CorruptDatabaseError
+            ConfigError: it may not be written here: another user's, or a read-only file system.
             NoSpaceError: the disk is full, and nothing was set aside.
         """
         thread = ThreadPoolExecutor(1, thread_name_prefix="metadata")
@@ -125,23 +127,26 @@ def _open(path: Path, reserve: Reserve) -> sqlite3.Connection:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     try:
-        for setting in _SETTINGS:
-            connection.execute(setting)
-        connection.row_factory = sqlite3.Row
-        schema.migrate(connection)
-        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-        if verdict != "ok":
-            raise CorruptDatabaseError(verdict)
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        try:
+            for setting in _SETTINGS:
+                connection.execute(setting)
+            connection.row_factory = sqlite3.Row
+            schema.migrate(connection)
+            (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            if verdict != "ok":
+                raise CorruptDatabaseError(verdict)
+        except BaseException:
+            connection.close()
+            raise
     except sqlite3.DatabaseError as error:
-        connection.close()
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _CORRUPT:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in _CORRUPT:
             raise CorruptDatabaseError(str(error)) from error
         _refuse_full_disk(error)
-        raise
-    except BaseException:
-        connection.close()
+        if code in _REFUSED:
+            raise ConfigError(f"root: cannot write {path}: {error}") from error
         raise
     return connection
 
