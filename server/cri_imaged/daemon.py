@@ -6,7 +6,7 @@ import asyncio
 import gc
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,10 +68,18 @@ async def serve(config: Config) -> None:
     # What the imports brought stays: the collector would look through all of it again and again.
     gc.freeze()
     raise_descriptor_limit()
+    try:
+        await _serve(config)
+    except asyncio.CancelledError:
+        log.info("stopped before it served")
+
+
+async def _serve(config: Config) -> None:
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    task = asyncio.current_task()
+    assert task is not None
+    # A start may verify blobs for long. It is given up at once: the next one does it all.
+    _when_told_to_stop(task.cancel)
     async with AsyncExitStack() as stack:
         parts = await stack.enter_async_context(use_cases(config))
         server = _server(config, parts)
@@ -90,6 +98,7 @@ async def serve(config: Config) -> None:
             )
         )
         await server.start()
+        _when_told_to_stop(stop.set)
         parts.collector.trigger()
         notify("READY=1")
         log.info("serving", address=str(config.grpc.address), root=str(config.root))
@@ -97,6 +106,12 @@ async def serve(config: Config) -> None:
         log.info("stopping", grace_seconds=STOP_GRACE)
         notify("STOPPING=1")
         await server.stop(STOP_GRACE)
+
+
+def _when_told_to_stop(do: Callable[[], object]) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, do)
 
 
 async def check(config: Config, *, repair: bool) -> AsyncIterator[node_pb2.CheckStoreResponse]:

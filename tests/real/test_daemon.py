@@ -118,6 +118,21 @@ def test_it_stops_cleanly_when_told(fresh: Daemon, number: signal.Signals) -> No
     assert fresh.process.stop(number=number) == 0
 
 
+def test_it_stops_cleanly_while_it_starts(scratch: Scratch) -> None:
+    """Though it has much to look at: here blobs that its new database does not know."""
+    daemon = Daemon(scratch("start"), snapshotter="native")
+    blobs = daemon.root / "content" / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+    for number in range(1000):
+        with (blobs / f"{number:064x}").open("wb") as sparse:
+            sparse.truncate(64 << 20)
+    daemon.process.start()
+    wait_until(lambda: len(os.listdir(blobs)) < 1000, "it looks at blobs", daemon.process)
+    assert daemon.process.stop() == 0
+    assert len(os.listdir(blobs)) > 100
+    assert "Traceback" not in daemon.log()
+
+
 def test_pulls_are_told_in_one_line(fresh: Daemon, busybox_reference: str) -> None:
     image_id = fresh.pull(busybox_reference)
     with pytest.raises(grpc.RpcError):
