@@ -22,6 +22,7 @@ from cri_imaged.cri.interceptor import CallInterceptor
 from cri_imaged.cri.node_service import NodeService
 from cri_imaged.cri.runtime_service import RuntimeService
 from cri_imaged.cri.server import CriServer
+from cri_imaged.errors import ConfigError
 from cri_imaged.images.airport import Airport
 from cri_imaged.images.check import Checker
 from cri_imaged.images.discard import Discarder
@@ -118,8 +119,10 @@ async def check(config: Config, *, repair: bool) -> AsyncIterator[node_pb2.Check
     """Check the store while no daemon uses it; answers as the Node service does.
 
     Raises:
-        ConfigError: a daemon does use it.
+        ConfigError: a daemon does use it, or there is none.
     """
+    if not config.root.is_dir():
+        raise ConfigError(f"root: there is no store in {config.root}")
     async with use_cases(config) as parts:
         async for event in parts.checker.check(repair=repair):
             yield event_message(event)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from cri_imaged.rpc.node.v1 import node_pb2
@@ -83,7 +84,9 @@ async def test_rm_removes_what_is_there_and_says_what_is_not(peer: Peer) -> None
     assert "missing" in ran.err
     [request] = peer.asked(api_pb2.RemoveImageRequest)
     assert request.image.image == IMAGE_ID
-    assert json.loads((await peer.run("rm", "a", "-o", "json")).out) == {"removed": [IMAGE_ID]}
+    for names, code in ((["a"], 0), (["missing", "a"], 3)):
+        ran = await peer.run("rm", *names, "-o", "json")
+        assert (ran.code, json.loads(ran.out)) == (code, {"removed": [IMAGE_ID]})
 
 
 async def test_fs_gc_and_views(peer: Peer) -> None:
@@ -151,3 +154,11 @@ async def test_check(peer: Peer) -> None:
     assert ran.code == 0
     assert json.loads(ran.out)["summary"]["bytes"] == 1024
     assert peer.requests[-1].repair
+
+
+async def test_a_check_offline_makes_no_store(peer: Peer, tmp_path: Path) -> None:
+    """Or a misspelt root would be told to be in order."""
+    ran = await peer.run("check", "--offline", "--root", str(tmp_path / "misspelt"))
+    assert (ran.code, ran.out) == (2, "")
+    assert "no store in" in ran.err
+    assert not (tmp_path / "misspelt").exists()

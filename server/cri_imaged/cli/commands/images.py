@@ -172,14 +172,16 @@ def rm(
       cri-imaged rm busybox
       cri-imaged rm $(cri-imaged images -q)
     """
-    removed = call(address, lambda daemon: _remove(daemon, names, output))
-    if output is Output.JSON:
-        show_json({"removed": removed})
-
-
-async def _remove(daemon: Daemon, names: list[str], output: Output) -> list[str]:
-    """Remove what is there, then fail for the first name that is not."""
     removed: list[str] = []
+    try:
+        call(address, lambda daemon: _remove(daemon, names, output, removed))
+    finally:
+        if output is Output.JSON:
+            show_json({"removed": removed})
+
+
+async def _remove(daemon: Daemon, names: list[str], output: Output, removed: list[str]) -> None:
+    """Remove what is there, then fail for the first name that is not. `removed` gets their IDs."""
     absent: Failure | None = None
     for name in names:
         spec = api_pb2.ImageSpec(image=name)
@@ -195,7 +197,6 @@ async def _remove(daemon: Daemon, names: list[str], output: Output) -> list[str]
             show(f"removed {image.id}")
     if absent:
         raise absent
-    return removed
 
 
 def fs(output: Format = Output.TEXT, address: Address = None) -> None:
