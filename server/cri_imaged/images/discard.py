@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
 
+from cri_imaged.errors import NotFoundError
 from cri_imaged.images.listing import write_listing
 from cri_imaged.metadata import durability
 from cri_imaged.metadata.database import Database
@@ -34,14 +35,13 @@ class Discarder:
         self._snapshotters = snapshotters
 
     async def discard(self) -> None:
-        """Drop what can be dropped now."""
+        """Drop what can be dropped now. Nothing may become durable meanwhile: it would have no
+        listing yet."""
         if not await self._database.read(durability.discardable):
             return
         for snapshotter in self._snapshotters.values():
             for info in await snapshotter.walk():
-                tree = await snapshotter.path(info.chain_id)
-                if not listing_of(tree).exists():
-                    await asyncio.to_thread(write_listing, tree, listing_of(tree))
+                await self._write_listing(snapshotter, info.chain_id)
 
         def discard(db: sqlite3.Connection) -> list[Digest]:
             digests = durability.discardable(db)
@@ -49,3 +49,12 @@ class Discarder:
             return digests
 
         await self._content.reclaim(await self._database.write(discard, durable=True))
+
+    async def _write_listing(self, snapshotter: Snapshotter, chain_id: Digest) -> None:
+        try:
+            tree = await snapshotter.path(chain_id)
+            if not listing_of(tree).exists():
+                await asyncio.to_thread(write_listing, tree, listing_of(tree))
+        except (NotFoundError, OSError):
+            if await snapshotter.info(chain_id) is not None:
+                raise  # and else it was removed meanwhile

@@ -70,8 +70,8 @@ class Durability:
                 for fd in by_device.values():
                     await asyncio.to_thread(_syncfs, fd)
                 await self._database.write(lambda db: durability.mark(db, rows), durable=True)
-        if self._discard is not None:
-            await self._discard()
+            if self._discard is not None:
+                await self._discard()
 
     def close(self) -> None:
         """Release the descriptors."""

@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import stat
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -68,7 +69,8 @@ def list_tree(root: Path) -> Iterator[Entry]:
 
 def write_listing(tree: Path, file: Path) -> None:
     """Write down what `tree` holds, one JSON array a line; `file` appears whole or not at all."""
-    unfinished = file.with_suffix(".new")
+    # Not the same for all: one that was cancelled may still be at it.
+    unfinished = file.with_suffix(f".{uuid.uuid4().hex}")
     with unfinished.open("w") as out:
         for entry in list_tree(tree):
             out.write(json.dumps(asdict(entry)) + "\n")
