@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
+
 from cri_imaged.images.check import Problem
 from tests.images.bench import Bench, image_of, layer, serve, until
 from tests.images.gated import GatedRegistry
@@ -27,3 +30,46 @@ async def test_what_running_pulls_unpack_is_not_swept_away(
     gate.opened.set()
     pulled = await pull
     assert set(await bench.tree(pulled.image.id)) == {"d", "d/0", "d/1", "top"}
+
+
+async def test_all_that_is_damaged_is_hidden_before_the_first_is_mended(
+    bench: Bench, registry: GatedRegistry
+) -> None:
+    """Which may take long: here a registry that stalls."""
+    puts = [serve(registry, image_of(layer(number, 70_000)), f"{number}") for number in range(2)]
+    for number, put in enumerate(puts):
+        await bench.pull(f"{number}")
+        (bench.root / "content" / "blobs" / "sha256" / put.layers[0].digest[7:]).unlink()
+    gate = registry.hold(puts[0].layers[0].digest)
+    mending = asyncio.create_task(problems(bench, repair=True))
+    await registry.held(gate)
+    assert bench.shown() == set()
+    gate.opened.set()
+    found = await mending
+    assert [(problem.kind, problem.repaired) for problem in found] == [("missing-blob", True)] * 2
+    assert {bench.name("0"), bench.name("1")} <= bench.shown()
+
+
+async def test_a_rebuild_that_is_cancelled_hides_no_whole_image(
+    bench: Bench, registry: GatedRegistry
+) -> None:
+    """The quick check mends what is damaged: it would never look at such an image."""
+    serve(registry, image_of(layer(0), layer(1)))
+    await bench.pull()
+    shown = bench.shown()
+    top = max((bench.root / "snapshots" / "native").iterdir())
+    await asyncio.to_thread(shutil.rmtree, top)
+    check = asyncio.create_task(bench.parts.checker.quick())
+    await until(lambda: not whole(bench))
+    while not whole(bench):  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    check.cancel()
+    await asyncio.wait([check])
+    await bench.parts.checker.quick()
+    assert bench.shown() == shown
+
+
+def whole(bench: Bench) -> bool:
+    """Whether the one image stands on a snapshot, as metadata says."""
+    query = "SELECT * FROM images JOIN snapshots ON snapshots.id = snapshot WHERE chain_id NOT NULL"
+    return bool(bench.rows(query))

@@ -157,9 +157,7 @@ class Checker:
         await self._content.notice_lost()
         for snapshotter in self._snapshotters.values():
             await snapshotter.notice_lost()
-        damaged = await self._database.read(images.damaged)
-        for image in damaged:
-            await self._store.refresh(image.image_id, image.handler)
+        for image in await to_the_end(self._hide_damaged()):
             await self._rebuilder.rebuild(image)
 
     async def _check_blob(self, digest: Digest) -> Problem | None:
@@ -269,26 +267,36 @@ class Checker:
         return found
 
     async def _repair(self, problems: list[Problem]) -> list[Problem]:
-        lost = [Digest(p.subject) for p in problems if p.kind.endswith("-blob")]
-        await self._database.write(lambda db: blobs.lost(db, lost), durable=True)
-        await self._content.reclaim(lost)
-        gone = [p.subject.split("/", 1) for p in problems if p.kind.endswith("-snapshot")]
-
-        def detach(db: sqlite3.Connection) -> None:
-            for snapshotter, chain_id in gone:
-                images.detach_chain(db, snapshotter, chain_id)
-
-        await self._database.write(detach, durable=True)
         for problem in problems:
             if problem.kind == "orphan":
                 self._trash.put(Path(problem.subject))
         failed: set[str] = set()
-        for image in await self._database.read(images.damaged):
-            await self._store.refresh(image.image_id, image.handler)
+        for image in await to_the_end(self._give_up(problems)):
             if not await self._rebuilder.rebuild(image) and not await self._pull(image):
                 failed.update(image.names)
         self._collector.trigger()
         return [replace(p, repaired=failed.isdisjoint(p.images)) for p in problems]
+
+    async def _give_up(self, problems: list[Problem]) -> list[DamagedImage]:
+        """Let go of what is wrong, and hide the images that had it: all of them before the first
+        is mended, which may take long."""
+        lost = [Digest(p.subject) for p in problems if p.kind.endswith("-blob")]
+        gone = [p.subject.split("/", 1) for p in problems if p.kind.endswith("-snapshot")]
+
+        def let_go(db: sqlite3.Connection) -> None:
+            blobs.lost(db, lost)
+            for snapshotter, chain_id in gone:
+                images.detach_chain(db, snapshotter, chain_id)
+
+        await self._database.write(let_go, durable=True)
+        await self._content.reclaim(lost)
+        return await self._hide_damaged()
+
+    async def _hide_damaged(self) -> list[DamagedImage]:
+        damaged = await self._database.read(images.damaged)
+        for image in damaged:
+            await self._store.refresh(image.image_id, image.handler)
+        return damaged
 
     async def _pull(self, image: DamagedImage) -> bool:
         """Fetch what is missing, with the node's own credentials."""

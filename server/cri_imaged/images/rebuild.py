@@ -11,6 +11,7 @@ import structlog
 from cri_imaged.errors import CorruptContentError, ImagedError
 from cri_imaged.images.airport import Airport
 from cri_imaged.images.deliver import Delivery
+from cri_imaged.images.plan import Plan
 from cri_imaged.images.shielded import to_the_end
 from cri_imaged.images.store import ImageStore
 from cri_imaged.limits import Limits
@@ -80,15 +81,20 @@ class Rebuilder:
         async with Delivery(plan, None, snapshotter, self._airport, downloads=1) as delivery:
             await delivery.run()
 
-            def stand_on(db: sqlite3.Connection) -> None:
-                for layer in plan.unneeded:
-                    blobs.unneeded(db, layer.digest, layer.size)
-                images.stand_on(db, image.row, image.snapshotter, plan.chain_id)
-
-            await self._database.write(stand_on)
-            delivery.made_known()
-        await self._store.refresh(image.image_id, image.handler)
+            await to_the_end(self._make_known(image, plan, delivery))
         return self._store.find(image.image_id, image.handler) is not None
+
+    async def _make_known(self, image: DamagedImage, plan: Plan, delivery: Delivery) -> None:
+        """The transaction, then the in-memory store: nothing else would show the image later."""
+
+        def stand_on(db: sqlite3.Connection) -> None:
+            for layer in plan.unneeded:
+                blobs.unneeded(db, layer.digest, layer.size)
+            images.stand_on(db, image.row, image.snapshotter, plan.chain_id)
+
+        await self._database.write(stand_on)
+        delivery.made_known()
+        await self._store.refresh(image.image_id, image.handler)
 
 
 async def stored_image(
