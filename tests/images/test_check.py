@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import shutil
 
+import pytest
+
 from cri_imaged.images.check import Problem
 from tests.images.bench import Bench, image_of, layer, serve, until
 from tests.images.gated import GatedRegistry
@@ -73,3 +75,16 @@ def whole(bench: Bench) -> bool:
     """Whether the one image stands on a snapshot, as metadata says."""
     query = "SELECT * FROM images JOIN snapshots ON snapshots.id = snapshot WHERE chain_id NOT NULL"
     return bool(bench.rows(query))
+
+
+async def test_an_image_is_not_shown_though_its_files_cannot_be_thrown_away(
+    bench: Bench, registry: GatedRegistry
+) -> None:
+    serve(registry, image_of(layer(0)))
+    pulled = await bench.pull()
+    (bench.root / "trash").rename(bench.root / "away")
+    (bench.root / "trash").touch()
+    with pytest.raises(NotADirectoryError):
+        await bench.parts.remover.remove(pulled.image.id)
+    assert bench.shown() == set()
+    assert bench.rows("SELECT * FROM images") == []

@@ -30,8 +30,11 @@ class Remover:
 
     async def _forget(self, image: Image) -> None:
         record = image.record
-        await self._collector.collect(
-            first=lambda db: images.remove(db, record.image_id, record.handler)
-        )
-        await self._store.refresh(record.image_id, record.handler)
+        try:
+            await self._collector.collect(
+                first=lambda db: images.remove(db, record.image_id, record.handler)
+            )
+        finally:
+            # Where throwing files away fails, the rows are gone all the same.
+            await self._store.refresh(record.image_id, record.handler)
         await self._meter.measure()
