@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from cri_imaged.config.values import ByteSize
 from cri_imaged.errors import RegistryError
 from cri_imaged.limits import Limits
 from tests.images.bench import Bench, image_of, layer, serve, until
 from tests.images.gated import GatedRegistry
 from tests.support.registry import BLOB, Image, corrupt, cut
+from tests.support.require import require_real
 
 SIZE = 300_000
 
@@ -47,6 +51,32 @@ async def test_the_next_pull_carries_on(bench: Bench, registry: GatedRegistry) -
     assert pulled.received == put.layers[0].size - 100_000
     assert bench.partial() == {}
     assert (await bench.tree(pulled.image.id))["top"] == b"0"
+
+
+async def test_partial_blobs_take_no_room_twice(tmp_path: Path, registry: GatedRegistry) -> None:
+    """A disk with room for the rest is large enough, whoever fetches it now."""
+    require_real(os.geteuid() == 0, "mounting a small file system needs root")
+    put = serve(registry, image_of(layer(0, 6 << 20)))
+    gate = registry.hold(put.layers[0].digest, 5 << 20)
+    await asyncio.to_thread(
+        subprocess.run, ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", tmp_path], check=True
+    )
+    try:
+        options = {"disk_reserve": ByteSize(18 << 20)}
+        async with Bench.open(tmp_path / "root", registry, **options) as bench:
+            pulls = [bench.start()]
+            await registry.held(gate)
+            await until(lambda: bench.partial() == {put.layers[0].digest: 5 << 20})
+            pulls.append(bench.start())
+            await until(lambda: pulls[1].done() or bench.parts.running.list()[-1].layers)
+            for pull in pulls:
+                pull.cancel()
+            await asyncio.wait(pulls)
+            gate.opened.set()
+            assert [pull.cancelled() for pull in pulls] == [True, True]
+            await bench.pull()
+    finally:
+        await asyncio.to_thread(subprocess.run, ["umount", "--lazy", tmp_path], check=True)
 
 
 async def test_also_after_a_restart(tmp_path: Path, registry: GatedRegistry) -> None:

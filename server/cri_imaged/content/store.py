@@ -190,6 +190,13 @@ class FileContentStore:
 
         return await self._database.read(find)
 
+    def partial(self, digest: Digest) -> int:
+        """See `ContentStore.partial`."""
+        try:
+            return self._ingest_path(digest).stat().st_size
+        except FileNotFoundError:
+            return 0
+
     def drop_ingests(self, *, max_seconds: float, max_bytes: int) -> tuple[int, int]:
         """See `ContentStore.drop_ingests`."""
         idle = sorted(

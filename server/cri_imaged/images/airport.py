@@ -86,6 +86,10 @@ class Airport:
             flight.known = True
         return await self.content.read(wanted.digest, limit)
 
+    def partial_bytes(self, plan: Plan) -> int:
+        """How much of what `plan` fetches earlier tries, or other pulls, have put on the disk."""
+        return sum(min(self.content.partial(each.digest), each.size) for each in plan.fetch)
+
     def begin_unpack(self, snapshotter: Snapshotter) -> LayerFlight:
         """A flight that unpacks a layer."""
         return LayerFlight(snapshotter, self._applier, self._database)

@@ -108,7 +108,7 @@ class Puller:
                 plan = await self._airport.plan(
                     selected.manifest, selected.config, handler.snapshotter, lease
                 )
-                self._space.check(plan.missing_bytes)
+                self._space.check(plan.missing_bytes - self._airport.partial_bytes(plan))
                 progress.phase = Phase.FETCHING
                 async with Delivery(
                     plan, resolved.fetcher, handler.snapshotter, self._airport, self._downloads

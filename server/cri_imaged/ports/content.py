@@ -132,6 +132,10 @@ class ContentStore(Protocol):
         came back since then stays."""
         ...
 
+    def partial(self, digest: Digest) -> int:
+        """Bytes that an unfinished fetch of the blob holds."""
+        ...
+
     def drop_ingests(self, *, max_seconds: float, max_bytes: int) -> tuple[int, int]:
         """Remove partial blobs that nobody writes: those older than `max_seconds`, then the
         oldest until they take at most `max_bytes`. Returns how many and their bytes."""
