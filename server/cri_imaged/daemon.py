@@ -168,7 +168,8 @@ async def use_cases(config: Config) -> AsyncIterator[UseCases]:
             unmounted=lambda views: stale_views(mounts(), views),
         )
 
-        store = ImageStore(database, {str(ref) for ref in options.pinned_images.values()})
+        pinned = {str(ref) for ref in options.pinned_images.values()}
+        store = ImageStore(database, pinned, options.runtime_platforms)
         await store.load()
         meter = UsageMeter(root, list(snapshotters), database)
         await meter.measure()

@@ -53,7 +53,7 @@ class Bench:
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     database = await Database.open(tmp_path / "m.db")
-    yield Bench(database, ImageStore(database, [LIB + "pinned:1"]))
+    yield Bench(database, ImageStore(database, [LIB + "pinned:1"], ["vm", "other"]))
     await database.close()
 
 
@@ -158,10 +158,20 @@ async def test_the_same_image_for_two_handlers(bench: Bench) -> None:
     assert bench.store.all() == []
 
 
+async def test_a_handler_that_is_not_configured_has_the_default_ones_images(bench: Bench) -> None:
+    """As pulls for it have; else what was pulled would be absent right after."""
+    await bench.add("1", LIB + "a:1")
+    await bench.add("2", LIB + "b:1", handler="vm")
+    image = bench.store.get("a:1", "runc")
+    assert image is not None
+    assert image.record.handler == ""
+    assert bench.store.get("a:1", "vm") is None
+
+
 async def test_what_metadata_says_is_there_after_a_restart(bench: Bench) -> None:
     await bench.add("1", LIB + "a:1")
     await bench.add("2", LIB + "pinned:1", handler="vm")
-    again = ImageStore(bench.database, [LIB + "pinned:1"])
+    again = ImageStore(bench.database, [LIB + "pinned:1"], ["vm", "other"])
     await again.load()
     assert again.all() == bench.store.all()
     await bench.database.write(lambda db: blobs.lost(db, [M]))

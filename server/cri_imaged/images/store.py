@@ -41,7 +41,11 @@ class Image:
 class ImageStore:
     """Ready images by ID and by name, for each runtime handler."""
 
-    def __init__(self, database: Database, pinned: Collection[str]) -> None:
+    def __init__(
+        self, database: Database, pinned: Collection[str], handlers: Collection[str]
+    ) -> None:
+        """`handlers` are the runtime handlers that images are kept for besides the default one."""
+        self._handlers = frozenset(handlers)
         self._database = database
         self._pinned = frozenset(pinned)
         self._images: dict[tuple[Digest, str], Image] = {}
@@ -90,8 +94,10 @@ class ImageStore:
         return self._by_id(name) if _ID.fullmatch(name) else None
 
     def get(self, name: str, handler: str = "") -> Image | None:
-        """The image that `name` means for `handler`. Where a caller names no handler and the
-        default one has no such image, another handler's is given."""
+        """The image that `name` means for `handler`, or for the default one where that is none of
+        ours: it is what such a pull is for. Where a caller names no handler and the default one
+        has no such image, another handler's is given."""
+        handler = handler if handler in self._handlers else ""
         for candidate in (handler, *(self._other_handlers() if not handler else ())):
             image_id = self.resolve(name, candidate)
             image = self._images.get((image_id, candidate)) if image_id else None
