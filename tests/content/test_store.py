@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cri_imaged.errors import NoSpaceError
+from cri_imaged.errors import CorruptContentError, NoSpaceError
 from cri_imaged.metadata import blobs
 from cri_imaged.oci.digest import Digest
 from cri_imaged.ports import Ingest
@@ -18,6 +18,17 @@ from tests.content.bench import Bench, descriptor, present
 from tests.support.require import require_real
 
 DATA = os.urandom(256)
+
+
+async def test_a_blob_that_the_disk_does_not_give_back_is_damaged(bench: Bench) -> None:
+    """Or neither a check nor a start after a power cut would come past it."""
+    digest = await bench.add(DATA)
+    bench.files.path(digest).unlink()
+    bench.files.path(digest).symlink_to("/proc/self/mem")  # whose first page is never there
+    assert not await bench.store.verify(digest)
+    with pytest.raises(CorruptContentError):
+        await bench.store.read(digest, 1000)
+    assert await bench.store.info(digest) == replace(present(DATA), state="lost")
 
 
 async def delete_row(bench: Bench, digest: Digest) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import sqlite3
 import tempfile
@@ -75,7 +76,7 @@ class FileContentStore:
     async def read(self, digest: Digest, limit: int) -> bytes:
         """See `ContentStore.read`."""
         with self.open(digest) as file:
-            data = await asyncio.to_thread(file.read, limit + 1)
+            data = await asyncio.to_thread(_read, file, limit + 1)
         if len(data) > limit:
             raise LimitExceededError(f"blob {digest} has more than {limit} bytes")
         if Digest.of(data, digest.algorithm) != digest:
@@ -89,7 +90,7 @@ class FileContentStore:
         def intact() -> bool:
             hasher = digest.hasher()
             with self.open(digest) as file:
-                while chunk := file.read(_READ_BYTES):
+                while chunk := _read(file, _READ_BYTES):
                     hasher.update(chunk)
             return digest.matches(hasher)
 
@@ -233,6 +234,17 @@ class FileContentStore:
         except Exception:
             await self.reclaim([info.digest])  # renamed, but without a row
             raise
+
+
+def _read(file: BinaryIO, size: int) -> bytes:
+    """Up to `size` bytes. Where the disk does not give them back the file ends: what is there has
+    other bytes than it should."""
+    try:
+        return file.read(size)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return b""
 
 
 def _digest_of(ingest_name: str) -> Digest:
