@@ -133,3 +133,15 @@ async def test_a_reader_that_leaves_early_is_no_failure_worth_a_word(peer: Peer)
         os.close(writer)
     _, err = await process.communicate()
     assert err == b""
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+async def test_closed_standard_streams(peer: Peer, closed: str) -> None:
+    peer.answers["StreamImages"] = [api_pb2.StreamImagesResponse(images=[IMAGE])]
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", f'"$0" images {closed}', PROGRAM),
+        stderr=subprocess.PIPE,
+        env={**os.environ, "CRI_IMAGED_ADDRESS": str(peer.socket)},
+    )
+    _, err = await process.communicate()
+    assert (process.returncode, err) == (0, b"")

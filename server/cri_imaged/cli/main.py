@@ -67,6 +67,9 @@ def cri_imaged(
 
 def main() -> NoReturn:
     """Run the command that the arguments name, and exit."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller: a socket must not take its place
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     try:
         try:
             app()
