@@ -301,6 +301,16 @@ def test_overlayfs_whiteout_devices_are_skipped(tmp_path: Path) -> None:
     assert sink.skipped.devices == 1
 
 
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_hardlinks_to_a_skipped_device_are_skipped(setting: str, tmp_path: Path) -> None:
+    device = t.device("d/x", *((0, 0) if setting == "root" else (1, 3)))
+    layer = t.archive(device, t.file("y"), t.hardlink("y", "d/x"), t.hardlink("d/z", "./y"))
+    outcome, root = apply_one(setting, layer, tmp_path)
+    assert outcome.accept().links == ()
+    assert kinds(root) == {"d": "directory"}
+    assert outcome.skipped[1] == 3
+
+
 def test_as_gnu_tar_extracts(tmp_path: Path) -> None:
     """A real tree, packed and extracted by GNU tar, and extracted by us."""
     require_real(os.geteuid() == 0, "only root keeps owners")

@@ -28,6 +28,8 @@ class DirectorySink:
         self._metadata = Metadata(privileged=privileged)
         self.tree = Tree(root_fd, self._ledger, self._metadata, limits)
         self.skipped = self._metadata.skipped
+        self._unmade: set[bytes] = set()
+        """Paths of devices that were skipped: links to them are, too."""
         self._entry: Entry | None = None
         self._fd = -1
         self._left = 0
@@ -159,6 +161,9 @@ class DirectorySink:
                 os.close(source_fd)
             return
         parent = self._replaced(parent, base)
+        if path in self._unmade:
+            self._skip_device(name)
+            return
         directory, _, last = path.rpartition(b"/")
         self._ledger.link(parent.path, base, self._ledger.linked(directory, last) or path)
 
@@ -186,7 +191,7 @@ class DirectorySink:
         except PermissionError:
             if entry.kind in (Kind.SYMLINK, Kind.FIFO):
                 raise
-            self.skipped.devices += 1
+            self._skip_device(paths.join(parent.path, base))
             return
         self.tree.took(0)
         self._metadata.set_owner(parent.fd, entry.uid, entry.gid, base)
@@ -195,6 +200,10 @@ class DirectorySink:
         if entry.xattrs:  # only files and directories have those that images may set
             self.skipped.xattrs += len(entry.xattrs)
         self._metadata.set_times(parent.fd, entry.mtime, base)
+
+    def _skip_device(self, path: bytes) -> None:
+        self._unmade.add(path)
+        self.skipped.devices += 1
 
     def _make(self, entry: Entry, parent_fd: int, base: bytes) -> None:
         match entry.kind:
