@@ -15,7 +15,7 @@ import pytest
 from cri_imaged.errors import InvalidRequestError, NotFoundError
 from cri_imaged.metadata import images, leases
 from cri_imaged.oci.digest import Digest
-from cri_imaged.ports import Lease, Usage
+from cri_imaged.ports import DirectoryExtraction, Lease, Usage
 from tests.snapshots.bench import Bench, applied, model, shown
 from tests.snapshots.model import Layer, Node, differences, scan, write
 from tests.support.require import require_real
@@ -124,6 +124,34 @@ async def test_the_lease_of_the_loser_holds_the_winner(bench: Bench) -> None:
     assert (await bench.database.write(images.sweep)).snapshots == {}
     await bench.database.write(lambda db: leases.end(db, other, keep_for_resume=False))
     assert len((await bench.database.write(images.sweep)).snapshots) == 1
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_chain_that_is_collected_while_it_is_committed_again(
+    bench: Bench, turns: int
+) -> None:
+    """Wherever the collection comes in between, it is either there or not."""
+    first = await bench.add(ONE)
+    second = await bench.add(TWO, first)
+    other = leases.new()
+    await bench.hold(other)
+    into = await bench.snapshotter.prepare("again", first, other, {})
+    assert isinstance(into, DirectoryExtraction)
+    again = bench.snapshotter.commit(second, "again", first, write(TWO, into.directory))
+    await bench.database.write(lambda db: leases.end(db, bench.lease, keep_for_resume=False))
+    committing = asyncio.create_task(again)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    garbage = await bench.database.write(images.sweep)
+    (refusal,) = await asyncio.gather(committing, return_exceptions=True)
+    await bench.snapshotter.reclaim(garbage.snapshots.get(bench.snapshotter.name, ()))
+    await bench.trash.drain()
+    if refusal is None:
+        assert differences(await bench.tree(second), model([ONE, TWO])) == []
+    else:
+        assert isinstance(refusal, NotFoundError)
+        assert await bench.snapshotter.info(second) is None
+    assert len(bench.left()) == (0 if refusal else 2)
 
 
 async def test_two_commits_of_one_chain_at_once(bench: Bench) -> None:

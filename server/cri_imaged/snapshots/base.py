@@ -119,25 +119,29 @@ class DirectorySnapshotter(ABC):
 
         async with self._locks.hold(key):
             try:
-                plan = await self._database.read(
-                    lambda sql: _plan(sql, self.name, key, chain_id, parent)
+                plan = await whole(self._plan(key, chain_id, parent))
+                if plan.present:
+                    return
+                await self._refuse_lost(plan.parents)
+                usage = await self._threads.run(
+                    f"snapshot {chain_id}",
+                    lambda check: self._seal(
+                        self._layer(plan.snapshot),
+                        [self._layer(row) for row in plan.parents],
+                        applied,
+                        check,
+                    ),
                 )
-                usage = Usage(0, 0)
-                if not plan.present:
-                    await self._refuse_lost(plan.parents)
-                    usage = await self._threads.run(
-                        f"snapshot {chain_id}",
-                        lambda check: self._seal(
-                            self._layer(plan.snapshot),
-                            [self._layer(row) for row in plan.parents],
-                            applied,
-                            check,
-                        ),
-                    )
                 await whole(self._name(plan, chain_id, applied.diff_id, usage))
             except BaseException:
                 await whole(self._drop(key))
                 raise
+
+    async def _plan(self, key: str, chain_id: Digest, parent: Digest | None) -> _Plan:
+        plan = await self._database.write(lambda sql: _plan(sql, self.name, key, chain_id, parent))
+        if plan.present:
+            self._trash.put(self._place(plan.snapshot))
+        return plan
 
     async def _name(self, plan: _Plan, chain_id: Digest, diff_id: Digest, usage: Usage) -> None:
         parent = plan.parents[0] if plan.parents else None
@@ -372,7 +376,7 @@ def _unfinished(view: Path) -> Path:
 class _Plan(NamedTuple):
     snapshot: int
     present: bool
-    """Whether the chain is there already."""
+    """Whether the chain is there already; then the snapshot has given way to it."""
     parents: list[int]
 
 
@@ -382,7 +386,10 @@ def _plan(
     snapshot = rows.active(sql, snapshotter, key)
     if snapshot is None:
         raise NotFoundError(f"unfinished snapshot {key!r} does not exist")
-    if rows.committed(sql, snapshotter, chain_id) is not None:
+    present = rows.committed(sql, snapshotter, chain_id)
+    if present is not None:
+        # At once: were that one collected first, this one would be named without being sealed.
+        rows.give_way(sql, snapshot, present)
         return _Plan(snapshot, True, [])
     if parent is None:
         return _Plan(snapshot, False, [])
