@@ -154,7 +154,7 @@ def test_a_lost_blob_that_comes_back_is_not_durable_yet(db: sqlite3.Connection) 
     blobs.lost(db, [A])
     assert not durability.volatile(db), "what is lost need not reach the disk"
     blobs.insert(db, A, 10, None)
-    assert durability.volatile(db) == Volatile((A,), ())
+    assert durability.volatile(db) == Volatile(frozenset({A}))
 
 
 # --- images ----------------------------------------------------------------------------------
@@ -287,7 +287,7 @@ def test_only_finished_work_becomes_durable(db: sqlite3.Connection) -> None:
     holder = lease(db, A)
     snapshots.insert_active(db, "native", "unfinished", holder, {})
     number, _ = snapshot(db, b"done", held_by=holder)
-    assert durability.volatile(db) == Volatile((A,), (number,))
+    assert durability.volatile(db) == Volatile(frozenset({A}), frozenset({number}))
     durability.mark(db, durability.volatile(db))
     assert not durability.volatile(db)
     images.detach_snapshots(db, [number])

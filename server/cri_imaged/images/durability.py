@@ -13,6 +13,7 @@ import structlog
 
 from cri_imaged.metadata import durability
 from cri_imaged.metadata.database import Database
+from cri_imaged.metadata.durability import Volatile
 
 log = structlog.get_logger()
 
@@ -37,6 +38,7 @@ class Durability:
         self._discard = discard
         self._wanted = asyncio.Event()
         self._lock = asyncio.Lock()
+        self._doubtful = Volatile()
         # Opened before anything is written: a later write-back error is reported to these.
         self._fds = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in directories]
 
@@ -60,18 +62,28 @@ class Durability:
     async def sync(self) -> None:
         """Make durable what is there now.
 
+        The kernel tells of what it could not write only once, and forgets it: of rows that a failed
+        sync was for no later one says anything. They are verified, or made again, after a reboot.
+
         Raises:
             OSError: a file system could not be synced; no row is marked.
         """
         async with self._lock:
-            rows = await self._database.read(durability.volatile)
+            rows = (await self._database.read(durability.volatile)) - self._doubtful
             if rows:
-                by_device = {os.fstat(fd).st_dev: fd for fd in self._fds}
-                for fd in by_device.values():
-                    await asyncio.to_thread(_syncfs, fd)
+                try:
+                    await self._sync_file_systems()
+                except OSError:
+                    self._doubtful |= rows
+                    raise
                 await self._database.write(lambda db: durability.mark(db, rows), durable=True)
             if self._discard is not None:
                 await self._discard()
+
+    async def _sync_file_systems(self) -> None:
+        by_device = {os.fstat(fd).st_dev: fd for fd in self._fds}
+        for fd in by_device.values():
+            await asyncio.to_thread(_syncfs, fd)
 
     def close(self) -> None:
         """Release the descriptors."""

@@ -12,11 +12,17 @@ from cri_imaged.oci.digest import Digest
 class Volatile:
     """Rows whose files may still be in memory only."""
 
-    blobs: tuple[Digest, ...]
-    snapshots: tuple[int, ...]
+    blobs: frozenset[Digest] = frozenset()
+    snapshots: frozenset[int] = frozenset()
 
     def __bool__(self) -> bool:
         return bool(self.blobs or self.snapshots)
+
+    def __or__(self, other: Volatile) -> Volatile:
+        return Volatile(self.blobs | other.blobs, self.snapshots | other.snapshots)
+
+    def __sub__(self, other: Volatile) -> Volatile:
+        return Volatile(self.blobs - other.blobs, self.snapshots - other.snapshots)
 
 
 def volatile(db: sqlite3.Connection) -> Volatile:
@@ -24,7 +30,8 @@ def volatile(db: sqlite3.Connection) -> Volatile:
     blobs = db.execute("SELECT digest FROM blobs WHERE NOT durable AND state = 'present'")
     snapshots = db.execute("SELECT id FROM snapshots WHERE NOT durable AND chain_id IS NOT NULL")
     return Volatile(
-        tuple(Digest(row["digest"]) for row in blobs), tuple(row["id"] for row in snapshots)
+        frozenset(Digest(row["digest"]) for row in blobs),
+        frozenset(row["id"] for row in snapshots),
     )
 
 

@@ -1,0 +1,47 @@
+"""What has reached the disk, as far as the kernel says."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+from pathlib import Path
+
+import pytest
+
+from cri_imaged.images import durability
+from cri_imaged.images.durability import Durability
+from cri_imaged.metadata import blobs
+from cri_imaged.metadata.database import Database
+from cri_imaged.metadata.durability import Volatile, volatile
+from cri_imaged.oci.digest import Digest
+
+FIRST, SECOND = Digest.of(b"first"), Digest.of(b"second")
+
+
+class FailingOnce:
+    """A C library whose disk has lost something, which it tells once, as Linux does."""
+
+    told = False
+
+    def syncfs(self, _: int) -> int:
+        if self.told:
+            return 0
+        self.told = True
+        ctypes.set_errno(errno.EIO)
+        return -1
+
+
+async def test_what_a_failed_sync_was_for_is_never_taken_for_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(durability, "_libc", FailingOnce())
+    database = await Database.open(tmp_path / "metadata.db")
+    syncing = Durability(database, [tmp_path], wait=True, discard=None)
+    await database.write(lambda db: blobs.insert(db, FIRST, 1, None))
+    with pytest.raises(OSError, match="Input/output error"):
+        await syncing.pulled()
+    await database.write(lambda db: blobs.insert(db, SECOND, 1, None))
+    await syncing.pulled()
+    assert await database.read(volatile) == Volatile(frozenset({FIRST}))
+    syncing.close()
+    await database.close()
