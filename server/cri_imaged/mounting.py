@@ -100,7 +100,7 @@ def mounts(path: Path = Path("/proc/self/mountinfo")) -> list[MountInfo]:
 def parse_mountinfo(text: str) -> list[MountInfo]:
     """Parse the text of a mountinfo file. Lines that are not understood are left out."""
     found = []
-    for line in text.splitlines():
+    for line in text.split("\n"):  # a path may hold what else Python takes for a line's end
         mounted, separator, file_system = line.partition(" - ")
         fields, rest = mounted.split(" "), file_system.split(" ")
         if not separator or len(fields) < 6 or len(rest) < 3:

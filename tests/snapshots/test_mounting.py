@@ -108,7 +108,7 @@ def test_an_unmounted_directory_cannot_be_unmounted(target: Path) -> None:
 
 
 def test_names_in_mountinfo_are_unescaped(target: Path, tmp_path: Path) -> None:
-    odd = tmp_path / "a b\tc\\d"
+    odd = tmp_path / "a b\tc\\d\x0ce\u2028f\rg"
     odd.mkdir()
     mounting.mount(Mount("bind", str(odd), ("bind", "ro")), odd)
     try:
