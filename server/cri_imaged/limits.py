@@ -51,6 +51,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     seal_bytes: int = 32 * MIB
     """Paths that one layer leaves to be done at its seal: whiteouts, implicit directories, links
     to layers below."""
+    seal_directories: int = 8_000_000
+    """Directories of the layers below that are opened to seal one layer."""
     zstd_window_bytes: int = 128 * MIB
     """Memory that a zstd stream may ask for."""
     worker_memory_bytes: int = 1 * GIB

@@ -32,22 +32,26 @@ BASE: Tree = {b"": Node("directory", 0o755, mtime=None)}
 class Bench:
     """One snapshotter with its database, trash and a lease."""
 
-    def __init__(self, root: Path, database: Database, trash: Trash, name: str) -> None:
+    def __init__(
+        self, root: Path, database: Database, trash: Trash, name: str, limits: Limits
+    ) -> None:
         self.root = root
         self.database = database
         self.trash = trash
-        self.snapshotter = CLASSES[name](root, database, trash, Limits())
+        self.snapshotter = CLASSES[name](root, database, trash, limits)
         self.directory = root / "snapshots" / name
         self.lease = leases.new()
         self._numbers = itertools.count()
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, root: Path, name: str) -> AsyncIterator[Bench]:
+    async def open(
+        cls, root: Path, name: str, limits: Limits | None = None
+    ) -> AsyncIterator[Bench]:
         database = await Database.open(root / "metadata.db")
         trash = Trash(root / "trash")
         try:
-            bench = cls(root, database, trash, name)
+            bench = cls(root, database, trash, name, limits or Limits())
             await bench.snapshotter.reap()
             await bench.hold(bench.lease)
             yield bench

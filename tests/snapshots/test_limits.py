@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cri_imaged.errors import UnsupportedContentError
+from cri_imaged.errors import LimitExceededError, UnsupportedContentError
+from cri_imaged.limits import Limits
 from cri_imaged.oci.digest import Digest
 from tests.snapshots.bench import Bench, applied, model, shown
 from tests.snapshots.conftest import require_snapshotter
@@ -111,6 +112,17 @@ async def test_many_layers_need_few_descriptors(bench_in_memory: Bench) -> None:
     with few_descriptors(560):
         top = await bench.stack(stack)
     assert differences(await bench.tree(top), model(stack)) == []
+
+
+async def test_directories_in_too_many_layers(tmp_path: Path) -> None:
+    """To see what is below a directory it is opened in each layer that has it."""
+    require_snapshotter("overlay")
+    layer = Layer({b"%d/a" % number: Node("file") for number in range(10)})
+    async with Bench.open(tmp_path, "overlay", Limits(seal_directories=60)) as bench:
+        top = await bench.stack([layer] * 6)
+        with pytest.raises(LimitExceededError, match="seal_directories"):
+            await bench.stack([layer] * 8)
+        assert differences(await bench.tree(top), model([layer])) == []
 
 
 async def test_more_layers_than_the_kernel_merges(tmp_path: Path) -> None:

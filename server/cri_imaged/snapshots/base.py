@@ -55,7 +55,7 @@ class DirectorySnapshotter(ABC):
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._database = database
         self._trash = trash
-        self._symlinks = limits.symlinks_followed
+        self._limits = limits
         self._locks = Locks()
         self._threads = Threads()
 

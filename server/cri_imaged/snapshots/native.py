@@ -36,7 +36,7 @@ class NativeSnapshotter(DirectorySnapshotter):
         grown = Usage(0, 0)
         with self._one_reader:
             with Seal.open(
-                layer, below, applied, check, overlay=False, symlinks=self._symlinks
+                layer, below, applied, check, overlay=False, limits=self._limits
             ) as seal:
                 pass
             if below:

@@ -50,7 +50,7 @@ class OverlaySnapshotter(DirectorySnapshotter):
             raise UnsupportedContentError(
                 f"the image has more than {MAX_LAYERS} layers, overlay cannot mount them"
             )
-        with Seal.open(layer, lower, applied, check, overlay=True, symlinks=self._symlinks) as seal:
+        with Seal.open(layer, lower, applied, check, overlay=True, limits=self._limits) as seal:
             for path in applied.opaques:
                 check()
                 _hide_directory(seal, path)

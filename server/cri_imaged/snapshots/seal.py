@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from cri_imaged.errors import CorruptContentError
+from cri_imaged.limits import Limits
 from cri_imaged.ports import Applied
 from cri_imaged.snapshots.copying import BLOCK, copy_node
 from cri_imaged.snapshots.directory import WRITE, Directory, set_owner
@@ -35,7 +36,7 @@ class Seal:
         own: Stack,
         lower: Stack,
         applied: Applied,
-        symlinks: int,
+        limits: Limits,
         check: Callable[[], None],
     ) -> None:
         self.applied = applied
@@ -45,7 +46,7 @@ class Seal:
         self.inodes = 0
         self._own = own
         self.check = check
-        self._resolver = Resolver(lower, symlinks)
+        self._resolver = Resolver(lower, limits.symlinks_followed)
         self._times: dict[bytes, tuple[int, int]] = {}
 
     @classmethod
@@ -58,24 +59,25 @@ class Seal:
         check: Callable[[], None],
         *,
         overlay: bool,
-        symlinks: int,
+        limits: Limits,
     ) -> Iterator[Seal]:
         """Seal `layer` on top of `parents` (topmost first): implicit directories and links are
-        done on entry, directory times on leaving. At most `symlinks` links lead to one target.
+        done on entry, directory times on leaving.
 
         Raises:
             CorruptContentError: a link's target is nowhere, or what was applied is not there.
-            LimitExceededError: a link's target leads through too many links.
+            LimitExceededError: a link's target leads through too many links, or the layer's
+                directories are in too many of those below.
         """
         with (
             Stack([layer], overlay=False, need=WRITE) as own,
-            Stack(parents, overlay=overlay) as lower,
+            Stack(parents, overlay=overlay, limit=limits.seal_directories) as lower,
         ):
             for path in applied.opaques:
                 components(path)
             for path in (*applied.whiteouts, *itertools.chain(*applied.links)):
                 check_name(path)
-            seal = cls(own, lower, applied, symlinks, check)
+            seal = cls(own, lower, applied, limits, check)
             seal._describe_implicit()
             seal._copy_links()
             yield seal

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
+from cri_imaged.errors import LimitExceededError
 from cri_imaged.snapshots.directory import READ, Directory
 from cri_imaged.snapshots.paths import components
 
@@ -43,8 +44,17 @@ class Stack:
     Documentation/filesystems/overlayfs.rst); a single directory tree has neither.
     """
 
-    def __init__(self, layers: Sequence[Path], *, overlay: bool, need: int = READ) -> None:
+    def __init__(
+        self,
+        layers: Sequence[Path],
+        *,
+        overlay: bool,
+        need: int = READ,
+        limit: int | None = None,
+    ) -> None:
+        """At most `limit` directories are opened in all."""
         self._layers = layers
+        self._left = limit
         self._overlay = overlay
         self._need = need
         self._levels: list[_Level] = []
@@ -117,6 +127,7 @@ class Stack:
         below: list[Directory] = []
         try:
             for directory in self._levels[-1].directories:
+                self._spend()
                 try:
                     below.append(Directory.open(name, directory.fd, self._need))
                 except NotADirectoryError:
@@ -131,6 +142,15 @@ class Stack:
             _close(below)
             raise
         return below
+
+    def _spend(self) -> None:
+        if self._left is None:
+            return
+        if not self._left:
+            raise LimitExceededError(
+                "the layer's directories are in too many of the layers below (seal_directories)"
+            )
+        self._left -= 1
 
 
 def is_whiteout(info: os.stat_result) -> bool:
