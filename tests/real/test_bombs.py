@@ -40,7 +40,7 @@ def test_bomb(empty_daemon: Daemon, registry: DockerRegistry, name: str) -> None
     reference = registry.push(bomb, "bomb:1")
     before = contents(empty_daemon.root)
     with PeakMemory(empty_daemon.process.pid) as peak, pytest.raises(grpc.RpcError) as refused:
-        empty_daemon.pull(reference)
+        empty_daemon.pull(reference, timeout=600)  # far more than it takes: coverage is slow
     assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED  # type: ignore[attr-defined]
     assert any(word in refused.value.details() for word in limit.split("|"))  # type: ignore[attr-defined]
     assert 0 < peak.bytes < MEMORY
