@@ -106,6 +106,7 @@ async def _serve(config: Config) -> None:
         await stop.wait()
         log.info("stopping", grace_seconds=STOP_GRACE)
         notify("STOPPING=1")
+        parts.running.closing = True
         await server.stop(STOP_GRACE)
 
 

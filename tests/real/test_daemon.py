@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
+from cri_imaged.rpc.node.v1 import node_pb2, node_pb2_grpc
 from tests.real.conftest import Scratch
 from tests.support.daemon import PROGRAM, Daemon
 from tests.support.process import Process, wait_until
@@ -116,6 +117,15 @@ def test_ready_is_notified(scratch: Scratch) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_stops_cleanly_when_told(fresh: Daemon, number: signal.Signals) -> None:
     assert fresh.process.stop(number=number) == 0
+
+
+def test_who_watches_pulls_is_told_that_there_are_no_more(fresh: Daemon) -> None:
+    """And does not hold up the stop until it is cut off."""
+    with fresh.channel() as channel:
+        watched = node_pb2_grpc.NodeStub(channel).WatchPulls(node_pb2.WatchPullsRequest())
+        assert not next(watched).pulls
+        fresh.stop()
+        assert list(watched) == []
 
 
 def test_it_stops_cleanly_while_it_starts(scratch: Scratch) -> None:

@@ -56,7 +56,7 @@ class NodeService(node_pb2_grpc.NodeServicer):
             if pulls or not quiet:
                 yield node.WatchPullsResponse(pulls=[_pull(pull) for pull in pulls])
             quiet = not pulls
-            if quiet and request.until_idle:
+            if quiet and (request.until_idle or self._running.closing):
                 return
             await asyncio.sleep(_PERIOD)
 

@@ -79,6 +79,8 @@ class RunningPulls:
     def __init__(self) -> None:
         self._pulls: dict[str, PullProgress] = {}
         self._numbers = itertools.count(1)
+        self.closing = False
+        """Whether the daemon stops: there is nothing to watch once these have ended."""
 
     @contextmanager
     def track(self, reference: str, handler: str) -> Iterator[PullProgress]:
