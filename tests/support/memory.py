@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Self
 
 _SECONDS = 0.01
-"""Between two looks: what grows to a limit of hundreds of MiB takes longer."""
 
 
 class PeakMemory:
     """The most that a process and its descendants held at once, in bytes, while the context lasted.
 
-    Pages that a process shares with its parent count twice: the figure is too high, never too low.
+    Looked at every 10 ms. Pages that a process shares with its parent count twice.
     """
 
     def __init__(self, pid: int) -> None:
