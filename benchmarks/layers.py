@@ -27,10 +27,12 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
-from cri_imaged.layers.pool import WorkerPool
+from cri_imaged.layers.worker.pool import WorkerPool
 from cri_imaged.limits import Limits
 from cri_imaged.oci import media_types
-from cri_imaged.ports import Complete, DirectoryExtraction, Watermark
+from cri_imaged.oci.descriptor import Descriptor
+from cri_imaged.oci.digest import Digest
+from cri_imaged.ports import Complete, DirectoryTarget, Watermark
 
 CORE = 0
 TYPES = {
@@ -141,6 +143,9 @@ class Bench:
             self.digest = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
         self.times: dict[str, list[float]] = {}
 
+    def described(self, form: str) -> Descriptor:
+        return Descriptor(TYPES[form], Digest.of(b""), self.forms[form].stat().st_size)
+
     def target(self) -> Path:
         out = self.folder / "out"
         shutil.rmtree(out, ignore_errors=True)
@@ -168,7 +173,7 @@ class Bench:
         out = self.target()
         begun = time.perf_counter()
         source = File(self.forms[form])
-        applied = await pool.apply(source, TYPES[form], DirectoryExtraction(out))
+        applied = await pool.apply(source, self.described(form), DirectoryTarget(out))
         elapsed = time.perf_counter() - begun
         assert applied.diff_id == self.digest
         assert applied.entries == self.entries

@@ -21,6 +21,12 @@ OUT = SOURCE.parent / "server" / "cri_imaged" / "rpc"
 PACKAGES = {
     "runtime.v1": "cri_imaged.rpc.runtime.v1",
     "cri_imaged.node.v1": "cri_imaged.rpc.node.v1",
+    "keyprovider": "cri_imaged.rpc.ocicrypt.keyprovider",
+    "containerd.types": "cri_imaged.rpc.containerd.types",
+    **{
+        f"containerd.services.{service}.v1": f"cri_imaged.rpc.containerd.{service}"
+        for service in ("content", "events", "images", "leases", "snapshots", "version")
+    },
 }
 """protobuf package (and folder under proto/) to Python package. protoc writes imports as if the
 top of its output were on sys.path, where `runtime` would be anybody's name."""
@@ -54,6 +60,7 @@ def generate(out: Path) -> list[Path]:
 
 def run_protoc(scratch: Path) -> None:
     """Run protoc with the Python, gRPC and typing plugins on all of `proto/`."""
+    import grpc_tools
     from grpc_tools import protoc
 
     # protoc finds the typing plugins on PATH; they are installed beside this interpreter.
@@ -63,6 +70,7 @@ def run_protoc(scratch: Path) -> None:
         [
             "protoc",
             f"--proto_path={SOURCE}",
+            f"--proto_path={Path(grpc_tools.__path__[0]) / '_proto'}",
             f"--python_out={scratch}",
             f"--grpc_python_out={scratch}",
             f"--mypy_out=quiet,readable_stubs:{scratch}",

@@ -40,13 +40,14 @@ def test_a_secret_that_would_not_be_found_is_not_planted() -> None:
         planted([f"{MARK}-a", "unmarked"])
 
 
-def test_whatever_leaks_fails() -> None:
-    """In a run of their own, as all tests are run."""
+def test_whatever_leaks_fails(tmp_path: Path) -> None:
+    """In a run of their own, as all tests are run, in a folder that no other run shares."""
     file = Path(leaking.__file__)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(file)]
+    command.append(f"--basetemp={tmp_path / 'run'}")
     environ = {**os.environ, "COLUMNS": "1000"}  # no reason is cut
     run = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     leaky = re.findall(r"^(?:FAILED|ERROR) \S+::(\w+) - a secret in ", run.stdout, re.MULTILINE)
     assert sorted([*leaky, "test_nothing"]) == sorted(
         name for name in dir(leaking) if name.startswith("test_")
-    )
+    ), run.stdout + run.stderr

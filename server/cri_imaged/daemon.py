@@ -4,55 +4,51 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import signal
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 
 import structlog
 
-from cri_imaged import __version__
 from cri_imaged.config import Config
-from cri_imaged.content.store import FileContentStore
+from cri_imaged.config.options import VerificationOptions
 from cri_imaged.cri.convert import event_message
-from cri_imaged.cri.image_service import ImageService
-from cri_imaged.cri.interceptor import CallInterceptor
-from cri_imaged.cri.node_service import NodeService
-from cri_imaged.cri.runtime_service import RuntimeService
-from cri_imaged.cri.server import CriServer
-from cri_imaged.errors import ConfigError
-from cri_imaged.images.airport import Airport
-from cri_imaged.images.check import Checker
-from cri_imaged.images.discard import Discarder
-from cri_imaged.images.durability import Durability, epoch
-from cri_imaged.images.gc import GarbageCollector
+from cri_imaged.cri.names import ClientNames
+from cri_imaged.errors import ConfigError, ImagedError
+from cri_imaged.images.archives.exporter import Exporter
+from cri_imaged.images.archives.importer import Importer
+from cri_imaged.images.handlers import Handler, Handlers
+from cri_imaged.images.health.check import Checker
+from cri_imaged.images.health.discard import Discarder
+from cri_imaged.images.health.durability import Durability
+from cri_imaged.images.health.repair import Repairer
+from cri_imaged.images.history import PullHistory
 from cri_imaged.images.inspect import Inspector
-from cri_imaged.images.progress import RunningPulls
-from cri_imaged.images.pull import Handler, Puller
-from cri_imaged.images.rebuild import Rebuilder
-from cri_imaged.images.recover import recover
+from cri_imaged.images.pull.progress import RunningPulls
+from cri_imaged.images.pull.puller import Aftermath, Puller, PullPolicy
+from cri_imaged.images.pull.schema1 import Schema1Converter
 from cri_imaged.images.remove import Remover
-from cri_imaged.images.salvage import Salvager, open_database
-from cri_imaged.images.space import Space
-from cri_imaged.images.store import ImageStore
-from cri_imaged.images.usage import UsageMeter
+from cri_imaged.images.stores import Stores
+from cri_imaged.images.verification.policy import Policy, Rule
+from cri_imaged.images.verification.programs import Programs
+from cri_imaged.images.verification.standing import Standing
+from cri_imaged.images.verification.verifier import Demands, Verifier
 from cri_imaged.images.views import Views
-from cri_imaged.layers.pool import WorkerPool
-from cri_imaged.metadata.database import Database
-from cri_imaged.mounting import mounts, overlay_obstacle
-from cri_imaged.obs.http import MetricsServer
-from cri_imaged.obs.metrics import Metrics
+from cri_imaged.linking import linked
+from cri_imaged.monitoring import monitored
+from cri_imaged.obs.log import set_level
+from cri_imaged.obs.log_writer import LogWriter
+from cri_imaged.obs.stalls import StallWatch
 from cri_imaged.oci.platform import Platform
-from cri_imaged.ports import Snapshotter
-from cri_imaged.process import background, locked, notify, raise_descriptor_limit
-from cri_imaged.registry.client import DistributionClient
+from cri_imaged.process import background, raise_descriptor_limit
+from cri_imaged.registry.distribution import DistributionClient
+from cri_imaged.registry.spool import Spools
+from cri_imaged.reloading import Reloader
 from cri_imaged.rpc.node.v1 import node_pb2
-from cri_imaged.snapshots.native import NativeSnapshotter
-from cri_imaged.snapshots.overlay import OverlaySnapshotter
-from cri_imaged.snapshots.stale import stale_views
-from cri_imaged.trash import Trash
+from cri_imaged.serving import UseCases, server_of
+from cri_imaged.starting import Started, started
+from cri_imaged.systemd import extend_start, feed_watchdog, notify
+from cri_imaged.upkeep import Upkeep, caps
 
 log = structlog.get_logger()
 
@@ -60,8 +56,9 @@ STOP_GRACE = 10.0
 """Seconds that running RPCs have when the daemon is told to stop; pulls are cancelled after."""
 
 
-async def serve(config: Config) -> None:
-    """Run the daemon until SIGTERM or SIGINT.
+async def serve(config: Config, log_writer: LogWriter, read: Callable[[], Config]) -> None:
+    """Run the daemon until SIGTERM or SIGINT. `read` gives the configuration as its files are at
+    the time: SIGHUP and our clients make the daemon take it over.
 
     Raises:
         ConfigError: the configuration cannot be used here; the message names the key.
@@ -70,32 +67,53 @@ async def serve(config: Config) -> None:
     gc.freeze()
     raise_descriptor_limit()
     try:
-        await _serve(config)
+        await _serve(config, log_writer, read)
     except asyncio.CancelledError:
         log.info("stopped before it served")
 
 
-async def _serve(config: Config) -> None:
-    stop = asyncio.Event()
+async def _serve(config: Config, log_writer: LogWriter, read: Callable[[], Config]) -> None:
+    stop, hang_ups = asyncio.Event(), asyncio.Event()
     task = asyncio.current_task()
     assert task is not None
     # A start may verify blobs for long. It is given up at once: the next one does it all.
     _when_told_to_stop(task.cancel)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hang_ups.set)
     async with AsyncExitStack() as stack:
-        parts = await stack.enter_async_context(use_cases(config))
-        server = _server(config, parts)
-        if config.metrics.address is not None:
-            address = config.metrics.address
-            await stack.enter_async_context(
-                MetricsServer(parts.metrics.registry, address.host, address.port)
+        async with background(extend_start()):
+            parts = await stack.enter_async_context(use_cases(config))
+        stack.enter_context(StallWatch(parts.metrics.registry))
+        log_writer.register(parts.metrics.registry)
+        runtimes = await stack.enter_async_context(
+            linked(config, parts.base, _bringer(parts.puller))
+        )
+        upkeep = Upkeep(
+            config.image, parts.base, parts.puller, parts.importer, parts.remover, runtimes
+        )
+        await upkeep.load()
+        reloader = Reloader(config, read, _applier(parts, upkeep))
+        server = server_of(config, parts, runtimes, upkeep, reloader.reload)
+        await stack.enter_async_context(
+            monitored(
+                config,
+                parts.base,
+                parts.running,
+                parts.client,
+                parts.history,
+                upkeep.why_not_ready,
             )
+        )
         await stack.enter_async_context(
             background(
+                feed_watchdog(),
+                reloader.follow(hang_ups),
                 parts.collector.run(),
                 parts.durability.run(),
                 parts.rebuilder.run(),
                 parts.checker.run(),
+                parts.history.run(),
                 parts.meter.run(config.image.stats_collect_period),
+                *upkeep.work(),
             )
         )
         await server.start()
@@ -106,7 +124,7 @@ async def _serve(config: Config) -> None:
         await stop.wait()
         log.info("stopping", grace_seconds=STOP_GRACE)
         notify("STOPPING=1")
-        parts.running.closing = True
+        parts.running.stop()
         await server.stop(STOP_GRACE)
 
 
@@ -124,171 +142,143 @@ async def check(config: Config, *, repair: bool) -> AsyncIterator[node_pb2.Check
     """
     if not config.root.is_dir():
         raise ConfigError(f"root: there is no store in {config.root}")
-    async with use_cases(config) as parts:
-        async for event in parts.checker.check(repair=repair):
+    if repair:
+        async with use_cases(config) as parts:
+            async for event in parts.checker.check(repair=True):
+                yield event_message(event)
+        return
+    async with started(config) as base:
+        checker = _checker(base, None, _demands(config.image.verification))
+        async for event in checker.check(repair=False):
             yield event_message(event)
-
-
-@dataclass(frozen=True, slots=True)
-class UseCases:
-    """Everything a daemon is made of but its sockets."""
-
-    store: ImageStore
-    running: RunningPulls
-    puller: Puller
-    remover: Remover
-    inspector: Inspector
-    views: Views
-    meter: UsageMeter
-    collector: GarbageCollector
-    durability: Durability
-    rebuilder: Rebuilder
-    checker: Checker
-    metrics: Metrics
 
 
 @asynccontextmanager
 async def use_cases(config: Config) -> AsyncIterator[UseCases]:
     """Build everything from the ground up; torn down in reverse."""
-    options, limits, root = config.image, config.image.limits, config.root
-    async with AsyncExitStack() as stack:
-        stack.enter_context(locked(root))
-        database = await open_database(root / "metadata.db")
-        stack.push_async_callback(database.close)
-        trash = Trash(root / "trash")
-        stack.callback(trash.close)
-        content = FileContentStore(root / "content", database, trash)
-        default = options.snapshotter or _best_snapshotter(root)
-        snapshotters = _snapshotters(config, default, database, trash)
-        now = epoch(root)
-        is_new = await recover(
-            database,
-            content,
-            snapshotters.values(),
-            now,
-            unmounted=lambda views: stale_views(mounts(), views),
-        )
-
-        pinned = {str(ref) for ref in options.pinned_images.values()}
-        store = ImageStore(database, pinned, options.runtime_platforms)
-        await store.load()
-        meter = UsageMeter(root, list(snapshotters), database)
-        await meter.measure()
-        collector = GarbageCollector(database, content, snapshotters, limits, trash.drain)
-        discarder = Discarder(database, content, snapshotters)
-        durability = Durability(
-            database,
-            [root, root / "content", *(root / "snapshots" / name for name in snapshotters)],
-            wait=options.image_pull_with_sync_fs,
-            discard=discarder.discard if options.discard_unpacked_layers else None,
-        )
-        stack.callback(durability.close)
-        metrics = Metrics(__version__)
-        workers = options.max_concurrent_unpacks or max(2, len(os.sched_getaffinity(0)))
-        pool = await stack.enter_async_context(WorkerPool(limits, max_workers=workers))
-        timeout = options.image_pull_progress_timeout or None
-        client = await stack.enter_async_context(
-            DistributionClient(options.registry, limits, timeout)
-        )
-        airport = Airport(content, pool, database, limits, metrics.fetched)
-        if is_new:
-            salvager = Salvager(database, content, airport, snapshotters[default], store, limits)
-            await salvager.run(now)
-        running = RunningPulls()
-        puller = Puller(
-            resolver=client,
-            airport=airport,
-            handlers=_handlers(config, snapshotters, default),
-            database=database,
-            store=store,
-            running=running,
-            space=Space(root, options.disk_reserve),
-            durability=durability,
-            limits=limits,
-            max_concurrent_downloads=options.max_concurrent_downloads,
-        )
-        rebuilder = Rebuilder(database, airport, snapshotters, store, limits)
-        checker = Checker(
-            database=database,
-            content=content,
-            snapshotters=snapshotters,
-            applier=pool,
-            rebuilder=rebuilder,
-            puller=puller,
-            collector=collector,
-            trash=trash,
-            store=store,
-            limits=limits,
-        )
-        yield UseCases(
-            store=store,
-            running=running,
-            puller=puller,
-            remover=Remover(store, collector, meter),
-            inspector=Inspector(content, limits),
-            views=Views(store, snapshotters, collector),
-            meter=meter,
-            collector=collector,
-            durability=durability,
-            rebuilder=rebuilder,
-            checker=checker,
-            metrics=metrics,
-        )
+    options, limits = config.image, config.image.limits
+    async with (
+        started(config) as base,
+        _client(config, base) as client,
+    ):
+        client.traffic.configure(caps(options.bandwidth))
+        running = RunningPulls(base.events)
+        history = PullHistory(base.stores.database, base.store)
+        base.events.attach(history.hear)
+        demands = _demands(options.verification)
+        await demands.check_keys()
+        with closing(_durability(config, base.stores)) as durability:
+            puller = Puller(
+                resolver=client,
+                stores=base.stores,
+                transfers=base.transfers,
+                maker=base.maker,
+                handlers=_handlers(config, base),
+                running=running,
+                aftermath=Aftermath(durability, base.meter),
+                policy=PullPolicy(
+                    limits,
+                    trusts_store=options.trust_store,
+                    progress_timeout=options.image_pull_progress_timeout or None,
+                    verifier=Verifier(demands, client, base.stores.documents),
+                    schema1=Schema1Converter(
+                        base.stores, base.maker, base.applier, enabled=options.enable_schema1
+                    ),
+                ),
+            )
+            yield UseCases(
+                base=base,
+                client=client,
+                names=ClientNames(limits, options.registry.aliases),
+                store=base.store,
+                events=base.events,
+                running=running,
+                puller=puller,
+                remover=Remover(base.publisher, base.collector, base.meter),
+                inspector=Inspector(base.stores, puller.handlers),
+                views=Views(base.store, base.stores.snapshotters, base.collector),
+                meter=base.meter,
+                collector=base.collector,
+                durability=durability,
+                rebuilder=base.rebuilder,
+                checker=_checker(base, puller, demands),
+                demands=demands,
+                importer=Importer(
+                    base.stores, base.transfers, base.maker, base.space, base.collector
+                ),
+                exporter=Exporter(base.stores, base.store),
+                history=history,
+                metrics=base.metrics,
+            )
 
 
-def _server(config: Config, parts: UseCases) -> CriServer:
-    return CriServer(
-        config.grpc.address,
-        uid=config.grpc.uid,
-        gid=config.grpc.gid,
-        max_receive_bytes=config.grpc.max_recv_message_size,
-        max_send_bytes=config.grpc.max_send_message_size,
-        interceptor=CallInterceptor(parts.metrics),
-        images=ImageService(
-            puller=parts.puller,
-            remover=parts.remover,
-            store=parts.store,
-            inspector=parts.inspector,
-            meter=parts.meter,
-            metrics=parts.metrics,
-            limits=config.image.limits,
-            max_send_bytes=config.grpc.max_send_message_size,
-        ),
-        runtime=RuntimeService(__version__, {"root": str(config.root)}),
-        node=NodeService(parts.running, parts.views, parts.collector, parts.checker),
+def _client(config: Config, base: Started) -> DistributionClient:
+    return DistributionClient(
+        config.image.registry,
+        config.image.limits,
+        spools=Spools(base.budget, config.root / "content"),
+        counter=base.metrics.hosts,
     )
 
 
-def _snapshotters(
-    config: Config, default: str, database: Database, trash: Trash
-) -> dict[str, Snapshotter]:
-    """The default snapshotter first, then those of runtime handlers, then those of earlier runs,
-    whose images are still to be shown and collected."""
-    root, limits = config.root, config.image.limits
-    kinds = {"overlay": OverlaySnapshotter, "native": NativeSnapshotter}
-    wanted = [default, *(p.snapshotter for p in config.image.runtime_platforms.values())]
-    stored = [name for name in kinds if (root / "snapshots" / name).is_dir()]
-    return {
-        name: kinds[name](root, database, trash, limits)
-        for name in dict.fromkeys([*filter(None, wanted), *stored])
-    }
+def _durability(config: Config, stores: Stores) -> Durability:
+    root, options = config.root, config.image
+    own = (each.directory for each in stores.snapshotters.values() if not each.remote)
+    return Durability(
+        stores.database,
+        [root, root / "content", *own],
+        wait=options.image_pull_with_sync_fs,
+        discard=Discarder(stores).discard if options.discard_unpacked_layers else None,
+    )
 
 
-def _handlers(
-    config: Config, snapshotters: dict[str, Snapshotter], default: str
-) -> dict[str, Handler]:
-    host = Platform.host()
-    handlers = {"": Handler("", host, snapshotters[default])}
-    for name, wanted in config.image.runtime_platforms.items():
-        handlers[name] = Handler(
-            name, wanted.platform or host, snapshotters[wanted.snapshotter or default]
-        )
-    return handlers
+def _checker(base: Started, puller: Puller | None, demands: Demands) -> Checker:
+    repairer = Repairer(base.stores, base.publisher, base.rebuilder, puller, base.collector)
+    standing = Standing(demands, base.stores.database)
+    return Checker(
+        base.stores, base.applier, base.collector, repairer, standing, base.decrypter, base.events
+    )
 
 
-def _best_snapshotter(root: Path) -> str:
-    obstacle = overlay_obstacle(root)
-    if obstacle is None:
-        return "overlay"
-    log.info("snapshots are native: overlay does not work here", reason=obstacle)
-    return "native"
+def _demands(options: VerificationOptions) -> Demands:
+    rules = (Rule(each.match, each.require, tuple(each.keys)) for each in options.policy)
+    programs = Programs(options.bin_dir, options.max_verifiers, options.per_verifier_timeout)
+    return Demands(Policy(rules), programs)
+
+
+def _applier(parts: UseCases, upkeep: Upkeep) -> Callable[[Config], Awaitable[None]]:
+    async def apply(config: Config) -> None:
+        parts.client.configure(config.image.registry)  # what can fail comes first
+        parts.names.aliases = config.image.registry.aliases
+        parts.client.traffic.configure(caps(config.image.bandwidth))
+        parts.base.pins.configure(config.image.pins)
+        await upkeep.configure(config.image)
+        demands = _demands(config.image.verification)
+        parts.demands.policy, parts.demands.programs = demands.policy, demands.programs
+        parts.metrics.pulls.configure(config.metrics.registries)
+        set_level(config.debug.level)
+        await parts.base.publisher.repinned()
+
+    return apply
+
+
+def _bringer(puller: Puller) -> Callable[[str], Awaitable[None]]:
+    async def bring(name: str) -> None:
+        try:
+            await puller.pull(name)
+        except ImagedError as error:
+            log.warning("an image that a runtime needs is missing", image=name, error=str(error))
+
+    return bring
+
+
+def _handlers(config: Config, base: Started) -> Handlers:
+    host, snapshotters = Platform.host(), base.stores.snapshotters
+    default = base.default_snapshotter
+    return Handlers(
+        Handler("", host, snapshotters[default]),
+        (
+            Handler(name, wanted.platform or host, snapshotters[wanted.snapshotter or default])
+            for name, wanted in config.image.runtime_platforms.items()
+        ),
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Self
 
 
 class Category(enum.Enum):
@@ -17,18 +17,34 @@ class Category(enum.Enum):
 
     INVALID = "invalid"
     NOT_FOUND = "not_found"
+    ALREADY_EXISTS = "already_exists"
+    IN_USE = "in_use"
     UNAUTHENTICATED = "unauthenticated"
     PERMISSION_DENIED = "permission_denied"
     REGISTRY_UNAVAILABLE = "registry_unavailable"
     SIGNATURE_REJECTED = "signature_rejected"
     CORRUPT = "corrupt"
     EXHAUSTED = "exhausted"
+    DISK_FAILED = "disk_failed"
+    PROXY_FAILED = "proxy_failed"
 
 
 class ImagedError(Exception):
     """Base of every error with a meaning for the client."""
 
-    category: ClassVar[Category]
+    category: Category
+
+    def within(self, context: str) -> Self:
+        """This error as it looks from outside of `context`, which its message names first."""
+        error = type(self).__new__(type(self), f"{context}: {self}")
+        error.__dict__.update(self.__dict__)
+        return error
+
+    def alone(self) -> Self:
+        """This error without the frames that it came through and what led to it, as they keep in
+        memory all that was looked at."""
+        self.__cause__ = self.__context__ = None
+        return self.with_traceback(None)
 
 
 class InvalidRequestError(ImagedError):
@@ -49,6 +65,18 @@ class NotFoundError(ImagedError):
     category = Category.NOT_FOUND
 
 
+class AlreadyExistsError(ImagedError):
+    """What was to be made is here already, under that very name."""
+
+    category = Category.ALREADY_EXISTS
+
+
+class InUseError(ImagedError):
+    """The thing is in a state, or held by another one, that does not allow what was asked."""
+
+    category = Category.IN_USE
+
+
 class CorruptContentError(ImagedError):
     """Digest, size or diffID mismatch; malformed document or archive."""
 
@@ -65,10 +93,21 @@ class LimitExceededError(ImagedError):
     category = Category.EXHAUSTED
 
 
+class WindowExceededError(LimitExceededError):
+    """A zstd frame wants a larger window than its decoder was given."""
+
+
 class NoSpaceError(ImagedError):
     """The disk or a quota is full (ENOSPC, EDQUOT), or a pull cannot fit."""
 
     category = Category.EXHAUSTED
+
+
+class DiskFailedError(ImagedError):
+    """The file system was turned read-only, or the disk does not do what it is told (EROFS, EIO,
+    EUCLEAN); the message has the kernel's own words."""
+
+    category = Category.DISK_FAILED
 
 
 class WorkerDiedError(ImagedError):
@@ -84,8 +123,15 @@ class SourceFailedError(ImagedError):
     category = Category.REGISTRY_UNAVAILABLE
 
 
+class ProxyFailedError(ImagedError):
+    """A proxy snapshotter cannot be reached, does not answer, fails, or says what cannot be; the
+    message names it."""
+
+    category = Category.PROXY_FAILED
+
+
 class QueueFullError(ImagedError):
-    """Too many pulls wait already."""
+    """Too many of these wait or run already: pulls, clients that watch."""
 
     category = Category.EXHAUSTED
 
@@ -94,6 +140,12 @@ class SignatureRejectedError(ImagedError):
     """Verification refused the image."""
 
     category = Category.SIGNATURE_REJECTED
+
+
+class NotDecryptableError(ImagedError):
+    """A layer is encrypted, and this node may not decrypt it; the message names for whom it is."""
+
+    category = Category.PERMISSION_DENIED
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +172,7 @@ class RegistryError(ImagedError):
     """
 
     def __init__(self, category: Category, what: str, attempts: tuple[Attempt, ...]) -> None:
-        self.category = category  # type: ignore[misc]  # per instance here, per class elsewhere
+        self.category = category
         self.what = what
         self.attempts = attempts
         same: dict[tuple[str, str], list[float]] = {}

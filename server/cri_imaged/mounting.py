@@ -8,7 +8,6 @@ Linux 6.7).
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import re
 import tempfile
@@ -19,24 +18,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from cri_imaged import libc
+from cri_imaged.full_disk import is_full
 from cri_imaged.ports import Mount
 
 T = TypeVar("T")
 
-_libc = ctypes.CDLL(None, use_errno=True)
-
 _MS_RDONLY = 0x1
+_MS_NOSUID = 0x2
+_MS_NODEV = 0x4
 _MS_REMOUNT = 0x20
 _MS_BIND = 0x1000
 _MS_REC = 0x4000
-_FLAGS = {"ro": _MS_RDONLY, "rw": 0, "bind": _MS_BIND, "rbind": _MS_BIND | _MS_REC}
+_FLAGS = {
+    "ro": _MS_RDONLY,
+    "nosuid": _MS_NOSUID,
+    "nodev": _MS_NODEV,
+    "rw": 0,
+    "bind": _MS_BIND,
+    "rbind": _MS_BIND | _MS_REC,
+}
+_MS_ATTRIBUTES = _MS_RDONLY | _MS_NOSUID | _MS_NODEV
+"""What a bind mount takes only when it is mounted again; fsmount(2) has the same numbers."""
 _MNT_DETACH = 0x2
 _UMOUNT_NOFOLLOW = 0x8
 _CLONE_FS = 0x200
 _SYS_MOVE_MOUNT, _SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT = 429, 430, 431, 432
 _FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 0, 1, 6
 _FSOPEN_CLOEXEC = _FSMOUNT_CLOEXEC = 0x1
-_MOUNT_ATTR_RDONLY = 0x1
 _MOVE_MOUNT_F_EMPTY_PATH = 0x4
 _AT_FDCWD = -100
 _LAYER_OPTIONS = ("lowerdir", "upperdir", "workdir")
@@ -74,7 +83,7 @@ def mount(what: Mount, target: Path) -> None:
         _mount_large_overlay(what.source, target, flags, data)
         return
     _mount(what.source, target, what.type, flags, ",".join(data))
-    if flags & _MS_BIND and flags & _MS_RDONLY:
+    if flags & _MS_BIND and flags & _MS_ATTRIBUTES:
         try:
             _mount("none", target, "", flags | _MS_REMOUNT, "")
         except OSError:
@@ -89,7 +98,7 @@ def unmount(target: Path, *, lazy: bool = False) -> None:
         OSError: nothing is mounted there, it is in use, or that is not permitted.
     """
     flags = _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0)
-    _check(_libc.umount2(os.fsencode(target), flags), f"unmount {target}")
+    libc.checked(libc.lib.umount2(os.fsencode(target), flags), f"unmount {target}")
 
 
 def mounts(path: Path = Path("/proc/self/mountinfo")) -> list[MountInfo]:
@@ -127,7 +136,8 @@ def overlay_obstacle(directory: Path) -> str | None:
         with tempfile.TemporaryDirectory(dir=directory, prefix=".overlay-trial-") as trial:
             return _try_overlay(Path(trial))
     except OSError as error:
-        return f"trial mount in {directory}: {error}"
+        # For want of room it cannot be tried: a full disk must not keep the daemon from its images.
+        return None if is_full(error) else f"trial mount in {directory}: {error}"
 
 
 def _try_overlay(trial: Path) -> str | None:
@@ -146,11 +156,6 @@ def _try_overlay(trial: Path) -> str | None:
     return None if shown == ["opaque"] else f"trial mount in {trial.parent} shows {shown}"
 
 
-def overlay_supported(directory: Path) -> bool:
-    """Whether layers in `directory` can be mounted with overlay."""
-    return overlay_obstacle(directory) is None
-
-
 def _mount_large_overlay(source: str, target: Path, flags: int, data: Sequence[str]) -> None:
     paths: list[tuple[str, str]] = []
     others: list[str] = []
@@ -166,7 +171,7 @@ def _mount_large_overlay(source: str, target: Path, flags: int, data: Sequence[s
     target = target.absolute()
 
     def work() -> None:
-        _check(_libc.unshare(_CLONE_FS), "unshare the working directory")
+        libc.checked(libc.lib.unshare(_CLONE_FS), "unshare the working directory")
         os.chdir(base)
         if len(text) < os.sysconf("SC_PAGE_SIZE"):
             _mount(source, target, "overlay", flags, text)
@@ -190,7 +195,7 @@ def _mount_by_parts(
     others: Sequence[str],
 ) -> None:
     """One option at a time, by fsopen(2), fsconfig(2), fsmount(2) and move_mount(2)."""
-    context = _call(_SYS_FSOPEN, b"overlay", _FSOPEN_CLOEXEC)
+    context = libc.syscall(_SYS_FSOPEN, b"overlay", _FSOPEN_CLOEXEC)
     try:
         _configure(context, "source", source)
         for key, path in paths:
@@ -198,9 +203,9 @@ def _mount_by_parts(
         for option in others:
             key, separator, value = option.partition("=")
             _configure(context, key, value if separator else None)
-        _call(_SYS_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
-        attributes = _MOUNT_ATTR_RDONLY if flags & _MS_RDONLY else 0
-        detached = _call(_SYS_FSMOUNT, context, _FSMOUNT_CLOEXEC, attributes)
+        libc.syscall(_SYS_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
+        attributes = flags & _MS_ATTRIBUTES
+        detached = libc.syscall(_SYS_FSMOUNT, context, _FSMOUNT_CLOEXEC, attributes)
     except OSError as error:
         raise OSError(
             error.errno, f"mount overlay on {target}: {_explain(context, error)}"
@@ -208,7 +213,7 @@ def _mount_by_parts(
     finally:
         os.close(context)
     try:
-        _call(
+        libc.syscall(
             _SYS_MOVE_MOUNT, detached, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH
         )
     finally:
@@ -217,10 +222,10 @@ def _mount_by_parts(
 
 def _configure(context: int, key: str, value: str | None) -> None:
     if value is None:
-        _call(_SYS_FSCONFIG, context, _FSCONFIG_SET_FLAG, key.encode(), None, 0)
+        libc.syscall(_SYS_FSCONFIG, context, _FSCONFIG_SET_FLAG, key.encode(), None, 0)
     else:
         text = os.fsencode(value)
-        _call(_SYS_FSCONFIG, context, _FSCONFIG_SET_STRING, key.encode(), text, 0)
+        libc.syscall(_SYS_FSCONFIG, context, _FSCONFIG_SET_STRING, key.encode(), text, 0)
 
 
 def _explain(context: int, error: OSError) -> str:
@@ -233,23 +238,10 @@ def _explain(context: int, error: OSError) -> str:
 
 
 def _mount(source: str, target: Path, kind: str, flags: int, data: str) -> None:
-    result = _libc.mount(
+    result = libc.lib.mount(
         os.fsencode(source), os.fsencode(target), kind.encode(), flags, os.fsencode(data) or None
     )
-    _check(result, f"mount {kind or source} on {target}")
-
-
-def _call(number: int, *arguments: int | bytes | None) -> int:
-    # syscall(2) is variadic: every integer must be as wide as a register.
-    wide = [ctypes.c_long(item) if isinstance(item, int) else item for item in arguments]
-    return _check(_libc.syscall(ctypes.c_long(number), *wide), "")
-
-
-def _check(result: int, what: str) -> int:
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"{what}: {os.strerror(number)}" if what else os.strerror(number))
-    return result
+    libc.checked(result, f"mount {kind or source} on {target}")
 
 
 def _in_own_thread(work: Callable[[], T]) -> T:

@@ -1,13 +1,11 @@
-"""The daemon as a process: its lock, its background tasks, and what it tells systemd."""
+"""The daemon as a process: its lock, its limits, its background tasks."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import fcntl
 import os
 import resource
-import socket
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -15,22 +13,29 @@ from pathlib import Path
 import structlog
 
 from cri_imaged.errors import ConfigError
+from cri_imaged.private import private_directory
 
 log = structlog.get_logger()
 
 
 @contextmanager
 def locked(root: Path) -> Iterator[None]:
-    """Make `root` where it is missing, and keep others off. The lock dies with the process.
+    """Make `root` where it is missing, and keep others off: other users from what is in it, other
+    processes by a lock that dies with this one.
 
     Raises:
-        ConfigError: it cannot be made or opened, or another process holds it.
+        ConfigError: it cannot be made, closed to others, or opened, or another process holds it.
     """
     try:
-        root.mkdir(mode=0o711, parents=True, exist_ok=True)
-        fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        private_directory(root)
+        # Not the directory itself: whoever may open that, maybe once more than it should have
+        # been, could lock it.
+        fd = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        os.fchmod(fd, 0o600)
     except OSError as error:
-        raise ConfigError(f"root: cannot make or open {root}: {error.strerror}") from None
+        raise ConfigError(
+            f"root: cannot have {root} for this user alone: {error.strerror}"
+        ) from None
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -62,17 +67,3 @@ async def background(*work: Coroutine[None, None, None]) -> AsyncIterator[None]:
         for result in await asyncio.gather(*tasks, return_exceptions=True):
             if isinstance(result, Exception):
                 log.error("background task failed", exc_info=result)
-
-
-def notify(state: str) -> None:
-    """Tell systemd (sd_notify(3)), where it started us."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    if address.startswith("@"):
-        address = "\0" + address[1:]
-    with (
-        contextlib.suppress(OSError),
-        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock,
-    ):
-        sock.sendto(state.encode(), address)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import itertools
 import os
 import queue
@@ -14,7 +15,12 @@ from pathlib import Path
 
 import structlog
 
+from cri_imaged.private import private_directory
+
 log = structlog.get_logger(__name__)
+
+_AGAIN_SECONDS = 0.5
+"""After which something is removed for which too many files were open."""
 
 
 class Trash:
@@ -22,7 +28,7 @@ class Trash:
     it. What a crash left in it is removed by the next one."""
 
     def __init__(self, directory: Path) -> None:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_directory(directory)
         self._directory = directory
         self._numbers = itertools.count()
         self._prefix = f"{os.getpid()}-{os.urandom(6).hex()}"
@@ -43,6 +49,11 @@ class Trash:
         except FileNotFoundError:
             return
         self._remove_later(target)
+
+    @property
+    def waiting(self) -> int:
+        """How much of what was put, or left over, is still to be removed."""
+        return self._unfinished
 
     async def drain(self) -> None:
         """Wait until what was put so far, and what was left over, has been removed as far as it
@@ -72,6 +83,10 @@ class Trash:
             try:
                 remove_tree(path, self._stop)
             except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE):
+                    self._pending.put(path)
+                    self._stop.wait(_AGAIN_SECONDS)
+                    continue
                 log.warning("trash could not be removed", path=str(path), error=str(error))
             with self._idle:
                 self._unfinished -= 1

@@ -14,7 +14,20 @@ from typing import Any
 
 import grpc
 
-from cri_imaged.rpc.node.v1 import node_pb2, node_pb2_grpc
+from cri_imaged.rpc.node.v1 import (
+    catalog_pb2,
+    catalog_pb2_grpc,
+    history_pb2,
+    history_pb2_grpc,
+    node_pb2,
+    node_pb2_grpc,
+    registries_pb2,
+    registries_pb2_grpc,
+    runtimes_pb2,
+    runtimes_pb2_grpc,
+    upkeep_pb2,
+    upkeep_pb2_grpc,
+)
 from cri_imaged.rpc.runtime.v1 import api_pb2, api_pb2_grpc
 from tests.support.leaks import emitted
 
@@ -106,19 +119,34 @@ def _servicer(base: type[Any], service: Any, peer: Peer) -> Any:
     return type("Servicer", (base,), {**methods, "peer": peer})()
 
 
+_SERVICES: Any = [
+    (
+        module,
+        name,
+        getattr(stubs, f"add_{name}Servicer_to_server"),
+        getattr(stubs, f"{name}Servicer"),
+    )
+    for module, stubs, name in (
+        (api_pb2, api_pb2_grpc, "ImageService"),
+        (api_pb2, api_pb2_grpc, "RuntimeService"),
+        (node_pb2, node_pb2_grpc, "Node"),
+        (runtimes_pb2, runtimes_pb2_grpc, "Runtimes"),
+        (history_pb2, history_pb2_grpc, "History"),
+        (catalog_pb2, catalog_pb2_grpc, "Catalog"),
+        (registries_pb2, registries_pb2_grpc, "Registries"),
+        (upkeep_pb2, upkeep_pb2_grpc, "Upkeep"),
+    )
+]
+
+
 @asynccontextmanager
 async def serving(socket: Path) -> AsyncIterator[Peer]:
     """Serve on `socket` while the context lasts."""
     peer = Peer(socket)
     server = grpc.aio.server()
-    images = api_pb2.DESCRIPTOR.services_by_name["ImageService"]
-    node = node_pb2.DESCRIPTOR.services_by_name["Node"]
-    api_pb2_grpc.add_ImageServiceServicer_to_server(
-        _servicer(api_pb2_grpc.ImageServiceServicer, images, peer), server
-    )
-    node_pb2_grpc.add_NodeServicer_to_server(
-        _servicer(node_pb2_grpc.NodeServicer, node, peer), server
-    )
+    for module, name, add, base in _SERVICES:
+        service = module.DESCRIPTOR.services_by_name[name]
+        add(_servicer(base, service, peer), server)
     server.add_insecure_port(f"unix://{socket}")
     await server.start()
     try:

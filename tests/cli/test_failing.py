@@ -135,7 +135,7 @@ async def test_a_reader_that_leaves_early_is_no_failure_worth_a_word(peer: Peer)
     assert err == b""
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
 async def test_closed_standard_streams(peer: Peer, closed: str) -> None:
     peer.answers["StreamImages"] = [api_pb2.StreamImagesResponse(images=[IMAGE])]
     process = await asyncio.create_subprocess_exec(

@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 
 from cri_imaged.cli.failure import ExitCode
 from cri_imaged.cli.main import app
+from cri_imaged.cli.table import ALIASES, SUMMARIES
+from cri_imaged.cli.table import COMMANDS as COMMANDS_BY_NAME
 
 README = Path(__file__).parents[2] / "README.md"
 ROOT: Any = typer.main.get_command(app)
@@ -22,8 +24,10 @@ ROOT: Any = typer.main.get_command(app)
 def commands(group: Any = ROOT, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """The path of every command and group."""
     yield path
-    for name, command in getattr(group, "commands", {}).items():
-        if hasattr(command, "commands"):
+    context = typer.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if hasattr(command, "list_commands"):
             yield from commands(command, (*path, name))
         else:
             yield (*path, name)
@@ -70,10 +74,11 @@ def test_examples_are_valid_command_lines(path: tuple[str, ...]) -> None:
 def parse(command: Any, words: list[str], example: str) -> None:
     """Parse `words` as the program would, without running anything."""
     context = command.make_context("cri-imaged", list(words))
-    if hasattr(command, "commands"):
+    if hasattr(command, "list_commands"):
         left = [*context._protected_args, *context.args]
-        assert left[0] in command.commands, example
-        parse(command.commands[left[0]], left[1:], example)
+        found = command.get_command(context, left[0])
+        assert found, example
+        parse(found, left[1:], example)
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
@@ -83,13 +88,26 @@ def test_the_list_of_commands_cuts_no_sentence(path: tuple[str, ...]) -> None:
     )
 
 
+def test_the_list_of_commands_says_what_each_says_of_itself() -> None:
+    context = typer.Context(ROOT)
+    said = {
+        name: ROOT.get_command(context, name).get_short_help_str(200) for name in COMMANDS_BY_NAME
+    }
+    assert list(SUMMARIES.items()) == list(said.items()), "tell the same in cli/table.py"
+
+
 def test_every_option_is_explained() -> None:
     for path in COMMANDS:
         command: Any = ROOT
         for name in path:
-            command = command.commands[name]
+            command = command.get_command(typer.Context(command), name)
         unexplained = [p.name for p in command.params if not p.help and p.name != "help"]
         assert not unexplained, f"{path}: {unexplained}"
+
+
+@pytest.mark.parametrize("alias", [*ALIASES, "image ls", "image rmi", "image inspect"])
+def test_what_people_type_by_habit_is_understood(alias: str) -> None:
+    assert "Examples:" in help_of(tuple(alias.split()))
 
 
 def test_the_readme_lists_every_command() -> None:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 from pathlib import Path
 from typing import Any
 
-from cri_imaged.rpc.node.v1 import node_pb2
+import yaml
+
+from cri_imaged import __version__
+from cri_imaged.rpc.node.v1 import catalog_pb2, node_pb2, runtimes_pb2, upkeep_pb2
 from cri_imaged.rpc.runtime.v1 import api_pb2
 from tests.cli.peer import IMAGE, IMAGE_ID, Peer
 
@@ -16,18 +21,108 @@ async def test_images(peer: Peer) -> None:
         api_pb2.StreamImagesResponse(images=[IMAGE]),
         api_pb2.StreamImagesResponse(images=[api_pb2.Image(id="sha256:ff", size=1)]),
     ]
+    built = int((time.time() - 3 * 86400) * 1e9)
+    known = catalog_pb2.ImageDescription(image_id=IMAGE_ID, built_at=built)
+    peer.answers["DescribeImages"] = [catalog_pb2.DescribeImagesResponse(images=[known])]
     ran = await peer.run("images", "a")
     assert (ran.code, ran.err) == (0, "")
-    assert [line.split() for line in ran.out.splitlines()] == [
-        ["IMAGE", "TAG", "IMAGE", "ID", "SIZE", "PINNED"],
-        ["docker.io/library/a", "1", "0123456789abc", "2.0", "KiB"],
-        ["<none>", "<none>", "ff", "1", "B"],
+    assert [line.split("   ") for line in squeezed(ran.out)] == [
+        ["IMAGE", "TAG", "IMAGE ID", "CREATED", "SIZE", "PINNED"],
+        ["docker.io/library/a", "1", "0123456789abc", "3 days ago", "2.0 KiB"],
+        ["<none>", "<none>", "ff", "1 B"],
     ]
     assert peer.requests[0].filter.image.image == "a"
 
     assert (await peer.run("images", "-q")).out.split() == [IMAGE_ID, "sha256:ff"]
     shown = json.loads((await peer.run("images", "-o", "json")).out)
     assert [image["id"] for image in shown["images"]] == [IMAGE_ID, "sha256:ff"]
+    assert [image["built_at"] for image in shown["images"]] == [built, None]
+    shown = yaml.safe_load((await peer.run("images", "-o", "yaml", "-f", "dangling=true")).out)
+    assert [image["id"] for image in shown["images"]] == ["sha256:ff"]
+    line = r"{{.Repository}}:{{.Tag}}\t{{.CreatedSince}}"
+    ran = await peer.run("images", "--format", line, "--filter", "reference=a")
+    assert ran.out == "docker.io/library/a:1\t3 days ago\n"
+    ran = await peer.run("images", "--format", r"table {{.ID}}\t{{.Size}}", "--no-trunc")
+    assert squeezed(ran.out) == ["IMAGE ID   SIZE", f"{IMAGE_ID}   2.0 KiB", "sha256:ff   1 B"]
+    assert (await peer.run("images", "--format", "{{.Sise}}")).code == 2
+
+
+def squeezed(text: str) -> list[str]:
+    """A table's lines, whose columns are three blanks apart."""
+    return [re.sub(r" {3,}", "   ", line) for line in text.splitlines()]
+
+
+async def test_a_filter_that_nothing_meets_is_told(peer: Peer) -> None:
+    peer.answers["StreamImages"] = [api_pb2.StreamImagesResponse()]
+    ran = await peer.run("images", "ls")
+    assert (ran.code, ran.out) == (0, "")
+    assert "no such image is present" in ran.err
+
+
+async def test_df(peer: Peer) -> None:
+    small = api_pb2.Image(id="sha256:ff", size=1)
+    shares = [
+        catalog_pb2.ImageDescription(image_id="sha256:ff", bytes=1024, unique_bytes=1024),
+        catalog_pb2.ImageDescription(image_id=IMAGE_ID, bytes=4096, unique_bytes=1024),
+    ]
+    peer.answers["StreamImages"] = [api_pb2.StreamImagesResponse(images=[small, IMAGE])]
+    peer.answers["DescribeImages"] = [catalog_pb2.DescribeImagesResponse(images=shares)]
+    assert squeezed((await peer.run("df")).out)[:3] == [
+        "IMAGE   IMAGE ID   ON DISK   UNIQUE   SHARED",
+        "docker.io/library/a:1   0123456789abc   4.0 KiB   1.0 KiB   3.0 KiB",
+        "<none>   ff   1.0 KiB   1.0 KiB   0 B",
+    ]
+    assert peer.requests[-1].sizes
+    shown = json.loads((await peer.run("df", "-o", "json")).out)
+    assert [each["unique_bytes"] for each in shown["images"]] == [1024, 1024]
+
+
+async def test_tag(peer: Peer) -> None:
+    answer = catalog_pb2.TagImageResponse(image_id=IMAGE_ID, tag="docker.io/library/b:latest")
+    peer.answers["TagImage"] = answer
+    assert (await peer.run("tag", "a", "b")).out == f"docker.io/library/b:latest is {IMAGE_ID}\n"
+    assert peer.requests == [catalog_pb2.TagImageRequest(image="a", tag="b")]
+
+
+async def test_inspect_of_several(peer: Peer) -> None:
+    peer.answers["ImageStatus"] = api_pb2.ImageStatusResponse(image=IMAGE)
+    shown = json.loads((await peer.run("inspect", "a", "b", "-o", "json")).out)
+    assert [each["image"]["id"] for each in shown] == [IMAGE_ID, IMAGE_ID]
+    asked = peer.asked(api_pb2.ImageStatusRequest)
+    assert {request.image.image for request in asked} == {"a", "b"}
+
+
+async def test_history(peer: Peer) -> None:
+    steps = [{"created_by": "ADD rootfs"}, {"created_by": "CMD sh", "empty_layer": True}]
+    info = {"info": json.dumps({"imageSpec": {"history": steps}})}
+    peer.answers["ImageStatus"] = api_pb2.ImageStatusResponse(image=IMAGE, info=info)
+    ran = await peer.run("history", "a")
+    assert [line.split() for line in ran.out.splitlines()[1:]] == [
+        ["no", "CMD", "sh"],
+        ["yes", "ADD", "rootfs"],
+    ]
+    peer.answers["ImageStatus"] = api_pb2.ImageStatusResponse(image=IMAGE)
+    assert (await peer.run("history", "a")).code == 1
+
+
+async def test_version(peer: Peer) -> None:
+    peer.answers["Version"] = api_pb2.VersionResponse(runtime_version="7.8")
+    shown = json.loads((await peer.run("version", "-o", "json")).out)
+    assert shown == {"client": __version__, "daemon": "7.8"}
+    ran = await peer.run("version", "--address", "/nowhere.sock")
+    assert (ran.code, ran.out) == (0, f"client  {__version__}\n")
+    assert "no daemon" in ran.err
+
+
+async def test_rm_all_spares_what_is_pinned(peer: Peer) -> None:
+    pinned = api_pb2.Image(id="sha256:ff", pinned=True)
+    peer.answers["StreamImages"] = [api_pb2.StreamImagesResponse(images=[IMAGE, pinned])]
+    peer.answers["ImageStatus"] = api_pb2.ImageStatusResponse(image=IMAGE)
+    peer.answers["RemoveImage"] = api_pb2.RemoveImageResponse()
+    ran = await peer.run("rm", "--all")
+    assert ran.out == f"removed {IMAGE_ID}\n"
+    assert (await peer.run("rm")).code == 2
+    assert (await peer.run("rm", "--all", "a")).code == 2
 
 
 async def test_inspect(peer: Peer) -> None:
@@ -38,6 +133,7 @@ async def test_inspect(peer: Peer) -> None:
             "architecture": "amd64",
             "config": {"Cmd": ["sh", "-c"], "Labels": {"evil": "\x1b[31m"}},
         },
+        "warnings": ["it lacks 2 devices"],
     }
     image = api_pb2.Image(id=IMAGE_ID, size=1, username="app\x1b]0;x\x07")
     peer.answers["ImageStatus"] = api_pb2.ImageStatusResponse(
@@ -51,6 +147,7 @@ async def test_inspect(peer: Peer) -> None:
         "size": "1 B compressed",
         "user": "app\\x1b]0;x\\x07",
         "pinned": "no",
+        "warning": "it lacks 2 devices",
         "chain id": "sha256:cc",
         "platform": "linux/amd64",
         "command": '["sh", "-c"]',
@@ -97,6 +194,7 @@ async def test_fs_gc_and_views(peer: Peer) -> None:
         inodes_used=api_pb2.UInt64Value(value=7),
     )
     peer.answers["ImageFsInfo"] = api_pb2.ImageFsInfoResponse(image_filesystems=[usage])
+    peer.answers["ListRuntimeSnapshots"] = runtimes_pb2.ListRuntimeSnapshotsResponse()
     ran = await peer.run("fs")
     assert ran.out.splitlines()[1].split() == [
         "/var/lib/x",
@@ -107,6 +205,23 @@ async def test_fs_gc_and_views(peer: Peer) -> None:
     ]
     shown = json.loads((await peer.run("fs", "-o", "json")).out)
     assert shown["image_filesystems"][0]["used_bytes"] == 3 << 20
+    assert shown["containers"] == []
+
+    held = [
+        runtimes_pb2.RuntimeSnapshot(runtime="containerd", name=name, kind=kind, bytes=size)
+        for name, kind, size in (
+            ("k8s.io/1/small", runtimes_pb2.RUNTIME_SNAPSHOT_KIND_ACTIVE, 1 << 20),
+            ("k8s.io/2/large", runtimes_pb2.RUNTIME_SNAPSHOT_KIND_ACTIVE, 2 << 20),
+            ("sha256:cc", runtimes_pb2.RUNTIME_SNAPSHOT_KIND_COMMITTED, 0),
+        )
+    ]
+    peer.answers["ListRuntimeSnapshots"] = runtimes_pb2.ListRuntimeSnapshotsResponse(snapshots=held)
+    lines = [line.split() for line in (await peer.run("fs")).out.splitlines()]
+    assert lines[3:] == [
+        ["RUNTIME", "CONTAINER", "WRITTEN", "INODES"],
+        ["containerd", "k8s.io/2/large", "2.0", "MiB", "0"],
+        ["containerd", "k8s.io/1/small", "1.0", "MiB", "0"],
+    ]
 
     peer.answers["CollectGarbage"] = node_pb2.CollectGarbageResponse(blobs=2, snapshots=1, bytes=9)
     assert (await peer.run("gc", "--resumable")).out == "freed 9 B: 2 blobs, 1 snapshot\n"
@@ -114,6 +229,24 @@ async def test_fs_gc_and_views(peer: Peer) -> None:
     shown = json.loads((await peer.run("gc", "-o", "json")).out)
     assert shown == {"blobs": 2, "snapshots": 1, "bytes": 9}
     assert not peer.requests[-1].resumable
+
+    removal = upkeep_pb2.ImageRemoval(image_id="sha256:a", names=["r.example/a:1"], bytes=2048)
+    removal.last_used, removal.reason = 10**9, "age"
+    peer.answers["CollectImages"] = upkeep_pb2.CollectImagesResponse(
+        removals=[removal], enabled=True
+    )
+    lines = (await peer.run("gc", "--images", "--dry-run")).out.splitlines()
+    assert lines[1].split() == ["r.example/a:1", "1970-01-01T00:00:01Z", "age", "2.0", "KiB"]
+    assert lines[2:] == ["1 image would go: 2.0 KiB"]
+    assert peer.requests[-1].dry_run
+    assert (await peer.run("gc", "--images")).out.splitlines()[2:] == [
+        "removed 1 image: 2.0 KiB",
+        "freed 9 B: 2 blobs, 1 snapshot",
+    ]
+    peer.answers["CollectImages"] = upkeep_pb2.CollectImagesResponse()
+    assert "image.gc.max_age" in (await peer.run("gc", "--images", "--dry-run")).err
+    refused = await peer.run("gc", "--dry-run")
+    assert (refused.code, "--images" in refused.err) == (2, True)
 
     view = node_pb2.View(key="mount:/x", chain_id="sha256:cc", snapshotter="native", writable=True)
     peer.answers["ListViews"] = node_pb2.ListViewsResponse(views=[view])

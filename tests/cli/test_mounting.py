@@ -66,6 +66,33 @@ async def test_mount_and_umount(peer: Peer, tmp_path: Path, kind: str) -> None:
     assert not left
 
 
+@pytest.mark.parametrize("kind", ["tmpfs", "bind"])
+@pytest.mark.parametrize(
+    ("asked", "forbidden"),
+    [((), {"nosuid", "nodev"}), (("--suid",), {"nodev"}), (("--suid", "--dev"), set())],
+)
+async def test_programs_and_devices_of_the_image_have_power_only_where_asked_for(
+    peer: Peer, tmp_path: Path, kind: str, asked: tuple[str, ...], forbidden: set[str]
+) -> None:
+    require_real(os.geteuid() == 0, "mounting needs root")
+    source, target = tmp_path / "source", tmp_path / "rootfs"
+    source.mkdir()
+    target.mkdir()
+    options = {"tmpfs": ["size=64k"], "bind": ["rbind", "rw"]}[kind]
+    peer.answers["CreateView"] = a_view_of(
+        [node_pb2.Mount(type=kind, source=str(source), options=options)]
+    )
+    peer.answers["ListViews"] = node_pb2.ListViewsResponse()
+    try:
+        ran = await peer.run("mount", "--rw", *asked, "a", str(target))
+        assert (ran.code, ran.err) == (0, "")
+        (info,) = [info for info in mounting.mounts() if info.mount_point == str(target)]
+        assert {"nosuid", "nodev"} & set(info.options) == forbidden
+    finally:
+        if mounted(target):
+            mounting.unmount(target, lazy=True)
+
+
 async def test_what_is_in_use_is_not_torn_away(peer: Peer, tmp_path: Path) -> None:
     require_real(os.geteuid() == 0, "mounting needs root")
     target = tmp_path / "rootfs"
@@ -108,7 +135,7 @@ async def test_a_view_without_a_mount(peer: Peer, tmp_path: Path) -> None:
     mount = node_pb2.Mount(type="bind", source="/data/7", options=["rbind", "ro"])
     peer.answers["CreateView"] = a_view_of([mount])
     ran = await peer.run("mount", "--no-mount", "a", str(tmp_path / "later"))
-    assert ran.out == f"mount -t bind -o rbind,ro /data/7 {tmp_path}/later\n"
+    assert ran.out == f"mount -t bind -o rbind,ro,nosuid,nodev /data/7 {tmp_path}/later\n"
     ran = await peer.run("mount", "--no-mount", "-o", "json", "a", str(tmp_path / "later"))
     assert json.loads(ran.out)["mounts"][0]["source"] == "/data/7"
 

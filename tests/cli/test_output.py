@@ -7,13 +7,23 @@ import re
 
 import grpc
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cri_imaged.cli.commands.images import image_rows
-from cri_imaged.cli.failure import ExitCode, of_status
-from cri_imaged.cli.output import document, enum_name, short_id, show_columns, show_json, size, time
+from cri_imaged.cli.failure import ExitCode, Failure, of_status
+from cri_imaged.cli.image_list import Row, ago, filtered, rows_of
+from cri_imaged.cli.output import (
+    Output,
+    document,
+    enum_name,
+    show_columns,
+    show_data,
+    size,
+    time,
+)
 from cri_imaged.cli.progress import LAYER_BARS, Lines, busy_layers
+from cri_imaged.cli.templates import Template
 from cri_imaged.rpc.node.v1 import node_pb2
 from cri_imaged.rpc.runtime.v1 import api_pb2
 
@@ -66,15 +76,18 @@ def test_enum_values_are_lower_case_names() -> None:
 
 
 @given(st.text(st.characters(codec=None)))
-def test_json_is_ascii_and_one_value(text: str) -> None:
+def test_json_and_yaml_are_ascii_and_one_value(text: str) -> None:
     lines: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.stdout.write", lines.append)
-        show_json({"name": text}, line=True)
-    [line] = lines
+        show_data({"name": text}, Output.JSON, line=True)
+        show_data([{"name": text}], Output.YAML)
+    line, indented = lines
     assert line.isascii()
     assert line.count("\n") == 1
     assert json.loads(line) == {"name": text}
+    assert indented.isascii()
+    assert yaml.safe_load(indented) == [{"name": text}]
 
 
 @pytest.mark.parametrize(
@@ -122,18 +135,147 @@ def test_an_image_has_a_row_for_each_tag() -> None:
         size=1024,
         pinned=True,
     )
-    assert image_rows(image) == [
-        ("localhost:5000/a", "1", "0123456789abc", "1.0 KiB", "yes"),
-        ("localhost:5000/a", "2", "0123456789abc", "1.0 KiB", "yes"),
-    ]
+    one, two = rows_of(image, 0)
+    assert one == Row("localhost:5000/a", "1", IMAGE_ID, image, 0)
+    assert two == Row("localhost:5000/a", "2", IMAGE_ID, image, 0)
+    assert one.fields(whole_ids=False, now=0.0) == {
+        "Repository": "localhost:5000/a",
+        "Tag": "1",
+        "Digest": IMAGE_ID,
+        "ID": "0123456789abc",
+        "CreatedSince": "",
+        "CreatedAt": "",
+        "Size": "1.0 KiB",
+        "Pinned": "yes",
+        "Handler": "",
+    }
+    assert one.fields(whole_ids=True, now=0.0)["ID"] == IMAGE_ID
 
 
 def test_an_image_without_tags_is_shown_by_its_repository() -> None:
     digest = f"localhost:5000/a@{IMAGE_ID}"
-    [row] = image_rows(api_pb2.Image(id=IMAGE_ID, repo_digests=[digest]))
-    assert row[:2] == ("localhost:5000/a", "<none>")
-    [row] = image_rows(api_pb2.Image(id=IMAGE_ID))
-    assert row[:3] == ("<none>", "<none>", short_id(IMAGE_ID))
+    image = api_pb2.Image(id=IMAGE_ID, repo_digests=[digest])
+    [row] = rows_of(image, 0)
+    assert (row.repository, row.tag, row.dangling) == ("localhost:5000/a", "<none>", True)
+    [row] = rows_of(api_pb2.Image(id=IMAGE_ID), 0)
+    assert (row.repository, row.tag, row.digest) == ("<none>", "<none>", "<none>")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-5, "0 seconds ago"),
+        (1, "1 second ago"),
+        (119, "119 seconds ago"),
+        (120, "2 minutes ago"),
+        (3 * 3600, "3 hours ago"),
+        (13 * 86400, "13 days ago"),
+        (14 * 86400, "2 weeks ago"),
+        (729 * 86400, "24 months ago"),
+        (730 * 86400, "2 years ago"),
+    ],
+)
+def test_how_long_ago(seconds: float, text: str) -> None:
+    assert ago(seconds) == text
+
+
+def test_when_an_image_was_built() -> None:
+    built = 1_767_225_600 * 10**9
+    [row] = rows_of(api_pb2.Image(id=IMAGE_ID), built)
+    shown = row.fields(whole_ids=False, now=built / 1e9 + 7200)
+    assert shown["CreatedAt"] == "2026-01-01 00:00:00 +0000 UTC"
+    assert shown["CreatedSince"] == "2 hours ago"
+
+
+# --- filters and templates ----------------------------------------------------------------------
+
+HOUR = 3600 * 10**9
+OLD, NEW, LOOSE = (
+    row
+    for image, built in (
+        (api_pb2.Image(id="sha256:aa", repo_tags=["docker.io/library/old:1"], pinned=True), HOUR),
+        (api_pb2.Image(id="sha256:bb", repo_tags=["registry.example/team/new:v2"]), 2 * HOUR),
+        (api_pb2.Image(id="sha256:cc"), 0),
+    )
+    for row in rows_of(image, built)
+)
+
+
+@pytest.mark.parametrize(
+    ("filters", "wanted"),
+    [
+        ([], [OLD, NEW, LOOSE]),
+        (["dangling=true"], [LOOSE]),
+        (["dangling=false"], [OLD, NEW]),
+        (["pinned=true"], [OLD]),
+        (["reference=old"], [OLD]),
+        (["reference=old:1"], [OLD]),
+        (["reference=library/ol?"], [OLD]),
+        (["reference=docker.io/*"], [OLD]),
+        (["reference=*/new:v*"], [NEW]),
+        (["reference=team/new"], []),
+        (["before=registry.example/team/new:v2"], [OLD]),
+        (["since=old:1"], [NEW]),
+        (["since=aa"], [NEW]),
+        (["until=1h"], [OLD, NEW]),
+        (["dangling=false", "pinned=false"], [NEW]),
+    ],
+    ids=lambda value: ",".join(value) if value and isinstance(value[0], str) else None,
+)
+def test_filters(filters: list[str], wanted: list[Row]) -> None:
+    assert filtered([OLD, NEW, LOOSE], filters) == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "says"),
+    [
+        ("label=x", ExitCode.USAGE, "filters are dangling=…"),
+        ("dangling", ExitCode.USAGE, "no filter 'dangling'"),
+        ("dangling=perhaps", ExitCode.USAGE, "want true or false"),
+        ("until=soon", ExitCode.USAGE, "'soon'"),
+        ("since=nothing", ExitCode.NOT_FOUND, "no image nothing"),
+    ],
+)
+def test_filters_that_cannot_be(text: str, code: ExitCode, says: str) -> None:
+    with pytest.raises(Failure) as caught:
+        filtered([OLD], [text])
+    assert caught.value.code == code
+    assert says in f"{caught.value.message} {caught.value.hint}"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("{{.Name}}", "app"),
+        ("{{ .Name }}:{{.Tag}}", "app:1"),
+        (r"{{.Name}}\t{{json .Tag}}\n", 'app\t"1"\n'),
+        ("{{json .}}", '{"Name": "app", "Tag": "1"}'),
+        ("plain", "plain"),
+    ],
+)
+def test_templates(text: str, shown: str) -> None:
+    fields = {"Name": "app", "Tag": "1"}
+    assert Template(text, tuple(fields)).render(fields) == shown
+
+
+@pytest.mark.parametrize("text", ["{{.Nane}}", "{{Name}}", "{{.}}", "{{range .}}", "{{}}"])
+def test_templates_with_what_is_no_field(text: str) -> None:
+    with pytest.raises(Failure, match="none of its fields"):
+        Template(text, ("Name",))
+
+
+def test_a_template_that_is_cut_off() -> None:
+    with pytest.raises(Failure, match="without its"):
+        Template("{{.Name}} {{.Tag", ("Name", "Tag"))
+
+
+@given(st.text(), st.text())
+def test_any_template_is_refused_or_shown(text: str, value: str) -> None:
+    try:
+        template = Template(text + "{{.Name}}", ("Name",))
+    except Failure:
+        return
+    assert template.render({"Name": value}).endswith(value)
 
 
 # --- progress ---------------------------------------------------------------------------------
@@ -198,12 +340,12 @@ def test_no_more_layers_are_shown_than_fit() -> None:
     ],
 )
 def test_statuses(code: str, details: str, exit_code: ExitCode, message: str) -> None:
-    failure = of_status(grpc.StatusCode[code], details)
+    failure = of_status(grpc.StatusCode[code].name, details)
     assert (failure.code, failure.message) == (exit_code, message)
 
 
-@pytest.mark.parametrize("code", list(grpc.StatusCode))
-def test_every_status_is_some_failure(code: grpc.StatusCode) -> None:
+@pytest.mark.parametrize("code", [each.name for each in grpc.StatusCode])
+def test_every_status_is_some_failure(code: str) -> None:
     failure = of_status(code, "")
     assert failure.code != ExitCode.OK
     assert re.fullmatch(r"[a-z ]+", failure.message)

@@ -10,9 +10,10 @@ import signal
 import subprocess
 from typing import Any
 
+import grpc
 import pytest
 
-from cri_imaged.rpc.node.v1 import node_pb2
+from cri_imaged.rpc.node.v1 import catalog_pb2, node_pb2, registries_pb2
 from cri_imaged.rpc.runtime.v1 import api_pb2
 from tests.cli.peer import IMAGE_ID, PROGRAM, Peer
 from tests.support.leaks import MARK
@@ -58,12 +59,69 @@ async def test_a_pull_prints_the_id_alone_on_standard_output(peer: Peer) -> None
     assert set(ran.err.splitlines()) <= {"docker.io/library/a:1: fetching, 1 layer, 100 B"}
 
 
+async def test_what_the_user_may_miss_is_told_on_standard_error(peer: Peer) -> None:
+    facts = {"warnings": ["its config is for linux/s390x\x1b[31m", "its root lacks 3 owners"]}
+    peer.answers["PullImage"] = api_pb2.PullImageResponse(image_ref=IMAGE_ID)
+    peer.answers["ImageStatus"] = api_pb2.ImageStatusResponse(
+        image=api_pb2.Image(id=IMAGE_ID), info={"info": json.dumps(facts)}
+    )
+    ran = await peer.run("pull", "-q", "a", "--runtime-handler", "kata")
+    assert (ran.code, ran.out) == (0, f"{IMAGE_ID}\n")
+    assert ran.err.splitlines() == [
+        "warning: a: its config is for linux/s390x\\x1b[31m",
+        "warning: a: its root lacks 3 owners",
+    ]
+    [asked] = peer.asked(api_pb2.ImageStatusRequest)
+    assert (asked.image.image, asked.image.runtime_handler, asked.verbose) == (
+        IMAGE_ID,
+        "kata",
+        True,
+    )
+
+
 async def test_a_quiet_pull_and_its_json(peer: Peer) -> None:
     peer.answers["PullImage"] = api_pb2.PullImageResponse(image_ref=IMAGE_ID)
     ran = await peer.run("pull", "-q", "-o", "json", "a")
     assert (ran.code, ran.err) == (0, "")
     assert json.loads(ran.out) == {"image": "a", "id": IMAGE_ID}
     assert not peer.asked(node_pb2.WatchPullsRequest)
+
+
+async def test_of_several_one_that_fails_keeps_no_other_from_being_pulled(peer: Peer) -> None:
+    async def pull(request: Any) -> Any:
+        if request.image.image == "b":
+            return grpc.StatusCode.NOT_FOUND, "b: nobody has it"
+        return api_pb2.PullImageResponse(image_ref=f"sha256:{request.image.image}")
+
+    peer.answers["PullImage"] = pull
+    ran = await peer.run("pull", "-q", "b", "a", "c")
+    assert (ran.code, ran.out) == (3, "sha256:a\nsha256:c\n")
+    assert "b: nobody has it" in ran.err
+    shown = json.loads((await peer.run("pull", "-q", "-o", "json", "a", "c")).out)
+    assert shown == [{"image": "a", "id": "sha256:a"}, {"image": "c", "id": "sha256:c"}]
+
+
+async def test_all_tags(peer: Peer) -> None:
+    peer.answers["ListTags"] = registries_pb2.ListTagsResponse(
+        repository="docker.io/library/a", tags=["1", "2"]
+    )
+    peer.answers["PullImage"] = api_pb2.PullImageResponse(image_ref=IMAGE_ID)
+    ran = await peer.run("pull", "-q", "--all-tags", "--creds", f"u:{MARK}", "a")
+    assert (ran.code, ran.out) == (0, f"{IMAGE_ID}\n" * 2)
+    [listed] = peer.asked(registries_pb2.ListTagsRequest)
+    assert (listed.repository, listed.auth.username) == ("a", "u")
+    asked = [request.image.image for request in peer.asked(api_pb2.PullImageRequest)]
+    assert asked == ["docker.io/library/a:1", "docker.io/library/a:2"]
+    peer.answers["ListTags"] = grpc.StatusCode.NOT_FOUND, "no such repository"
+    assert (await peer.run("pull", "--all-tags", "a")).code == 3
+
+
+async def test_a_pull_for_another_platform(peer: Peer) -> None:
+    peer.answers["PullForPlatform"] = catalog_pb2.PullForPlatformResponse(image_id=IMAGE_ID)
+    ran = await peer.run("pull", "-q", "--platform", "linux/arm64", "a")
+    assert (ran.code, ran.out) == (0, f"{IMAGE_ID}\n")
+    [request] = peer.asked(catalog_pb2.PullForPlatformRequest)
+    assert (request.pull.image.image, request.platform) == ("a", "linux/arm64")
 
 
 async def test_a_daemon_without_progress_still_pulls(peer: Peer) -> None:

@@ -21,13 +21,14 @@ from cri_imaged.config import (
     load_config,
 )
 from cri_imaged.config.load import known_keys
-from cri_imaged.config.render import default_toml, keys, markdown_table
+from cri_imaged.config.render import default_toml, keys, reference_page
 from cri_imaged.errors import ConfigError
+from cri_imaged.oci.pattern import NamePattern
 from cri_imaged.oci.platform import Platform
 from cri_imaged.oci.reference import Reference
 from tests.support.leaks import MARK
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 
 
 def load(tmp_path: Path, text: str, **overrides: Any) -> Config:
@@ -52,7 +53,7 @@ def test_defaults_are_containerds() -> None:
     assert image.image_pull_progress_timeout == 300
     assert image.discard_unpacked_layers is False
     assert image.stats_collect_period == 10
-    assert str(image.pinned_images["sandbox"]) == "registry.k8s.io/pause:3.10"
+    assert str(image.pinned_images["sandbox"]) == "registry.k8s.io/pause:3.10.2"
 
 
 def test_roots_folders_are_the_systems() -> None:
@@ -114,6 +115,7 @@ def test_every_kind_of_value(tmp_path: Path) -> None:
         disk_reserve = "2GiB"
         [image.pinned_images]
         mine = "busybox"
+        team = "r.example/team/*"
         [image.registry.headers]
         X-Node = ["a", "b"]
         [image.registry.configs."r.example:5000".auth]
@@ -121,6 +123,11 @@ def test_every_kind_of_value(tmp_path: Path) -> None:
         [image.runtime_platforms.kata]
         platform = "linux/x86_64"
         snapshotter = "overlay"
+        [image.bandwidth]
+        bytes_per_second = "20MiB"
+        [[image.bandwidth.times]]
+        begin = "22:00"
+        end = "06:00"
         [image.limits]
         layers = 20
         retry_seconds = 5
@@ -135,14 +142,18 @@ def test_every_kind_of_value(tmp_path: Path) -> None:
     assert config.image.image_pull_progress_timeout == 90
     assert config.image.disk_reserve == 2 << 30
     assert config.image.pinned_images == {
-        "mine": Reference("docker.io", "library/busybox", "latest")
+        "mine": Reference("docker.io", "library/busybox", "latest"),
+        "team": NamePattern("r.example/team/*"),
     }
+    assert list(config.image.required_images) == ["mine"]
     assert config.image.registry.headers == {"X-Node": ["a", "b"]}
     auth = config.image.registry.configs["r.example:5000"].auth
     assert auth is not None
     assert auth.username == "u"
     kata = config.image.runtime_platforms["kata"]
     assert kata.platform == Platform("linux", "amd64")
+    caps = [config.image.bandwidth.at(hour * 60) for hour in (5, 6, 21, 22)]
+    assert caps == [0, 20 << 20, 20 << 20, 0]
     assert config.image.limits.layers == 20
     assert config.image.limits.retry_seconds == 5.0
 
@@ -153,11 +164,29 @@ WRONG = {
     "image.stats_collect_period": ("[image]\nstats_collect_period = 0", ">= 1"),
     "image.image_pull_progress_timeout": ("[image]\nimage_pull_progress_timeout = 5", "got int"),
     "image.disk_reserve": ('[image]\ndisk_reserve = "5%"', "malformed"),
-    "image.snapshotter": ('[image]\nsnapshotter = "zfs"', '"overlay", "native"'),
+    "image.snapshotter": ('[image]\nsnapshotter = "zfs"', '"overlay", "native", "erofs"'),
+    "image.runtime_platforms.vm.snapshotter": (
+        '[image.runtime_platforms.vm]\nsnapshotter = "lazi"\n[proxy_snapshotters.lazy]',
+        '"overlay", "native", "erofs", "lazy"',
+    ),
+    "proxy_snapshotters.native": ("[proxy_snapshotters.native]", "a snapshotter of ours"),
+    'image.bandwidth.registries."https://a.b"': (
+        '[image.bandwidth.registries]\n"https://a.b" = 1',
+        "no host",
+    ),
+    "image.bandwidth.times[0].begin": (
+        '[[image.bandwidth.times]]\nbegin = "8:00"',
+        "malformed, want for example 08:30",
+    ),
+    "image.gc.max_age": ('[image.gc]\nmax_age = "5m"', "below 10m"),
+    "image.preload.directory": ('[image.preload]\ndirectory = "x"', "not absolute"),
+    "image.preload.images[0]": ('[image.preload]\nimages = ["UPPER"]', "lower case"),
+    "image.preload.refresh[0]": ('[image.preload]\nrefresh = ["25:00"]', "malformed"),
     "image.limits.layers": ("[image.limits]\nlayers = -1", "out of range"),
     "image.limits.retry_seconds": ("[image.limits]\nretry_seconds = nan", "out of range"),
     "image.limits": ("[image]\nlimits = 3", "expected a table, got int"),
     "image.pinned_images.a": ('[image.pinned_images]\na = "UPPER"', "lower case"),
+    "image.pinned_images.b": ('[image.pinned_images]\nb = "busy*"', "whole"),
     "image.registry.headers.X": ("[image.registry.headers]\nX = [1]", "at [0]"),
     'image.registry.configs."a:1".auth.user': (
         '[image.registry.configs."a:1".auth]\nuser = "u"',
@@ -284,7 +313,13 @@ def test_every_known_key_is_rendered() -> None:
     rendered = {
         f"{key.table}.{key.name}".lstrip(".") for key in keys(default_config(privileged=True))
     }
-    user_tables = {"image.registry.configs", "image.runtime_platforms"}
+    user_tables = {
+        "image.bandwidth.times",
+        "image.registry.configs",
+        "image.runtime_platforms",
+        "image.verification.policy",
+        "proxy_snapshotters",
+    }
     assert set(known_keys(Config)) - rendered == user_tables
 
 
@@ -293,8 +328,8 @@ def test_every_key_is_described() -> None:
 
 
 def test_the_readmes_table_is_the_code() -> None:
-    assert markdown_table() in README.read_text(), (
-        "put the output of `python -m cri_imaged.config.render` into the README"
+    assert reference_page() == PAGE.read_text(), (
+        "`make docs`: docs/configuration.md is generated from the options' docstrings"
     )
 
 
@@ -303,3 +338,13 @@ def test_options_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
         config.image.snapshotter = "native"  # type: ignore[misc]
     assert msgspec.structs.replace(config, root=Path("/x")).root == Path("/x")
+
+
+@pytest.mark.parametrize("address", ["", "0.0.0.0:9091", ":9091", "node.example:9091"])
+def test_the_page_is_for_this_machine_alone(tmp_path: Path, address: str) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(f'[metrics]\naddress = "{address}"\npage = true\n')
+    with pytest.raises(ConfigError, match=r"metrics\.page: shows .* loopback address alone"):
+        load_config(file, privileged=True)
+    file.write_text('[metrics]\naddress = "[::1]:9091"\npage = true\n')
+    assert load_config(file, privileged=True).metrics.page

@@ -1,9 +1,8 @@
-"""Single values: durations as Go writes them, sizes, addresses, paths."""
+"""Single values: sizes, addresses, paths."""
 
 from __future__ import annotations
 
 import contextlib
-import math
 
 import pytest
 from hypothesis import example, given
@@ -15,59 +14,15 @@ from cri_imaged.config.values import (
     Directory,
     Duration,
     ListenAddress,
+    PinnedImage,
     SocketPath,
     parse_directory,
-    parse_duration,
     parse_listen_address,
     parse_size,
     parse_socket_path,
-    show_duration,
     show_size,
 )
 from cri_imaged.oci.platform import Platform
-from cri_imaged.oci.reference import Reference
-
-# Examples of Go's own time.ParseDuration documentation and tests.
-GO_DURATIONS = {
-    "0": 0.0,
-    "0s": 0.0,
-    "5s": 5.0,
-    "30s": 30.0,
-    "1478s": 1478.0,
-    "5.s": 5.0,
-    ".5s": 0.5,
-    "1.004s": 1.004,
-    "10ns": 10e-9,
-    "11us": 11e-6,
-    "12µs": 12e-6,
-    "12μs": 12e-6,
-    "13ms": 0.013,
-    "15m": 900.0,
-    "16h": 57600.0,
-    "3h30m": 12600.0,
-    "10.5s4m": 250.5,
-    "1h15m30.918273645s": 4530.918273645,
-    "39h9m14.425s": 140954.425,
-}
-
-
-@pytest.mark.parametrize(("text", "seconds"), GO_DURATIONS.items())
-def test_durations_as_go_reads_them(text: str, seconds: float) -> None:
-    assert math.isclose(parse_duration(text), seconds)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "3", "-5s", "s", ".", "1 s", "1d", "5s ", "1h2", "٣s", "1e3s"]
-)
-def test_malformed_durations(text: str) -> None:
-    with pytest.raises(ValueError, match="malformed"):
-        parse_duration(text)
-
-
-@given(st.integers(min_value=0, max_value=10**15))
-def test_durations_survive_being_written(nanoseconds: int) -> None:
-    seconds = Duration(nanoseconds / 1e9)
-    assert math.isclose(parse_duration(show_duration(seconds)), seconds, abs_tol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +44,7 @@ def test_sizes(text: str | int, size: int) -> None:
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "GiB", "-1", "1 GiB ", "1XB", "1e3", -1, "1iB"])
+@pytest.mark.parametrize("text", ["", "GiB", "-1", "1 GiB ", "1XB", "1e3", -1, "1iB", "9" * 400])
 def test_malformed_sizes(text: str | int) -> None:
     with pytest.raises(ValueError, match=r"malformed|negative"):
         parse_size(text)
@@ -147,7 +102,7 @@ def test_a_socket_path_must_fit_the_kernels_structure() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [Duration, ByteSize, Directory, SocketPath, Reference, Platform | None]
+    "kind", [Duration, ByteSize, Directory, SocketPath, PinnedImage, Platform | None]
 )
 @given(value=st.one_of(st.text(), st.integers(), st.booleans(), st.floats(), st.lists(st.text())))
 def test_any_value_is_read_or_refused(kind: object, value: object) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.content.bench import Bench
+from tests.content.workbench import Bench
 
 
 @pytest.fixture

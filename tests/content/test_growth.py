@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from cri_imaged.errors import CorruptContentError
+from cri_imaged.content.growth import Growth
+from cri_imaged.errors import CorruptContentError, NotFoundError
 from cri_imaged.ports import (
     Available,
     Complete,
@@ -18,7 +19,7 @@ from cri_imaged.ports import (
     Restart,
     Watermark,
 )
-from tests.content.bench import Bench, descriptor
+from tests.content.workbench import Bench, descriptor
 
 DATA = os.urandom(1000)
 
@@ -31,8 +32,8 @@ async def following(marks: AsyncIterator[Watermark]) -> Watermark:
     return await asyncio.wait_for(anext(marks), 10)
 
 
-def read(source: LayerSource, size: int) -> bytes:
-    fd = source.open()
+async def read(source: LayerSource, size: int) -> bytes:
+    fd = await source.open()
     try:
         return os.pread(fd, size, 0)
     finally:
@@ -43,7 +44,7 @@ async def test_a_blob_that_is_there_is_complete(bench: Bench) -> None:
     digest = await bench.add(DATA)
     source = bench.store.source(digest)
     assert await all_of(source) == [Complete(1000)]
-    assert read(source, 2000) == DATA
+    assert await read(source, 2000) == DATA
 
 
 async def test_bytes_as_they_arrive(bench: Bench) -> None:
@@ -51,28 +52,28 @@ async def test_bytes_as_they_arrive(bench: Bench) -> None:
         source = ingest.source()
         marks = source.watermarks()
         assert await following(marks) == Available(0)
-        ingest.write(DATA[:10])
+        await ingest.write(DATA[:10])
         assert await following(marks) == Available(10)
-        assert read(source, 10) == DATA[:10]
+        assert await read(source, 10) == DATA[:10]
         waiting = asyncio.create_task(following(marks))
         await asyncio.sleep(0)
         assert not waiting.done()
-        ingest.write(DATA[10:])
+        await ingest.write(DATA[10:])
         assert await waiting == Available(1000)
         await ingest.commit()
         assert await following(marks) == Complete(1000)
         with pytest.raises(StopAsyncIteration):
             await anext(marks)
-    assert read(source, 2000) == DATA
+    assert await read(source, 2000) == DATA
 
 
-async def test_a_slow_reader_sees_the_newest_state_alone(bench: Bench) -> None:
-    async with bench.store.writer(descriptor(DATA), bench.lease) as ingest:
-        marks = ingest.source().watermarks()
-        assert await following(marks) == Available(0)
-        for at in range(0, 1000, 10):
-            ingest.write(DATA[at : at + 10])
-        assert await following(marks) == Available(1000)
+async def test_a_slow_reader_sees_the_newest_state_alone() -> None:
+    growth = Growth(0)
+    marks = growth.watermarks(growth.generation)
+    assert await following(marks) == Available(0)
+    for at in range(0, 1000, 10):
+        growth.grown(at + 10)
+    assert await following(marks) == Available(1000)
 
 
 async def test_a_resumed_blob_begins_with_what_is_there(bench: Bench) -> None:
@@ -83,34 +84,35 @@ async def test_a_resumed_blob_begins_with_what_is_there(bench: Bench) -> None:
 
 async def test_a_restart_is_never_missed(bench: Bench) -> None:
     async with bench.store.writer(descriptor(DATA), bench.lease) as ingest:
-        ingest.write(DATA[::-1])
+        await ingest.write(DATA[::-1])
         source = ingest.source()
         marks = source.watermarks()
-        assert await following(marks) == Available(1000)
-        old = source.open()
+        while await following(marks) != Available(1000):
+            pass
+        old = await source.open()
         with pytest.raises(CorruptContentError):
             await ingest.commit()
-        ingest.restart()
-        ingest.write(DATA)
+        await ingest.restart()
+        await ingest.write(DATA)
         await ingest.commit()
         assert await following(marks) == Restart()
         assert await following(marks) == Complete(1000)
         assert os.pread(old, 2000, 0) == DATA[::-1]
         os.close(old)
-        assert read(source, 2000) == DATA
+        assert await read(source, 2000) == DATA
 
 
 async def test_who_comes_after_a_restart_hears_nothing_of_it(bench: Bench) -> None:
     async with bench.store.writer(descriptor(DATA), bench.lease) as ingest:
-        ingest.write(b"x")
-        ingest.restart()
+        await ingest.write(b"x")
+        await ingest.restart()
         assert await following(ingest.source().watermarks()) == Available(0)
 
 
 async def test_a_fetch_that_is_given_up(bench: Bench) -> None:
     async with bench.store.writer(descriptor(DATA), bench.lease) as ingest:
         source = ingest.source()
-        ingest.write(DATA[:5])
+        await ingest.write(DATA[:5])
     (end,) = await all_of(source)
     assert isinstance(end, Failed)
     assert str(descriptor(DATA).digest) in end.reason
@@ -119,21 +121,25 @@ async def test_a_fetch_that_is_given_up(bench: Bench) -> None:
 async def test_a_source_outlives_its_writer(bench: Bench) -> None:
     async with bench.store.writer(descriptor(DATA), bench.lease) as ingest:
         source = ingest.source()
-        ingest.write(DATA)
+        await ingest.write(DATA)
         await ingest.commit()
     assert await all_of(source) == [Complete(1000)]
-    assert read(source, 2000) == DATA
+    assert await read(source, 2000) == DATA
 
 
 async def follow(source: LayerSource, random: random.Random) -> bytes | None:
     """What a reader makes of the source; None where it failed."""
-    held, fd = b"", source.open()
+    try:
+        held, fd = b"", await source.open()
+    except NotFoundError:
+        return None
     try:
         async for mark in source.watermarks():
             match mark:
                 case Restart():
-                    os.close(fd)
-                    held, fd = b"", source.open()
+                    held, old = b"", fd
+                    fd = await source.open()
+                    os.close(old)
                 case Failed():
                     return None
                 case Available(size) | Complete(size):
@@ -159,12 +165,12 @@ async def test_every_reader_gets_the_blob_or_hears_that_it_failed(bench: Bench, 
             if dice < 0.01:
                 break
             if dice < 0.06:
-                ingest.restart()
+                await ingest.restart()
             elif dice < 0.3:
                 reader = follow(ingest.source(), random.Random(chance.random()))
                 readers.append(asyncio.create_task(reader))
             else:
-                ingest.write(data[ingest.offset : ingest.offset + chance.randrange(1, 90)])
+                await ingest.write(data[ingest.offset : ingest.offset + chance.randrange(1, 90)])
             await asyncio.sleep(0)
         else:
             await ingest.commit()

@@ -14,7 +14,7 @@ from cri_imaged.errors import CorruptContentError, NoSpaceError
 from cri_imaged.metadata import blobs
 from cri_imaged.oci.digest import Digest
 from cri_imaged.ports import Ingest
-from tests.content.bench import Bench, descriptor, present
+from tests.content.workbench import Bench, descriptor, present
 from tests.support.require import require_real
 
 DATA = os.urandom(256)
@@ -74,7 +74,7 @@ async def test_a_lost_blob_s_file_goes_and_comes_back(bench: Bench) -> None:
 async def test_who_has_a_blob_open_reads_it_to_its_end(bench: Bench) -> None:
     digest = await bench.add(DATA)
     await delete_row(bench, digest)
-    with bench.store.open(digest) as file:
+    with bench.files.path(digest).open("rb") as file:
         await bench.store.reclaim([digest])
         assert await trashed(bench)
         assert file.read() == DATA
@@ -116,7 +116,8 @@ async def test_a_blob_that_was_taken_away_is_noticed_when_it_is_held(bench: Benc
 
 def age(bench: Bench, data: bytes, seconds: float) -> None:
     digest = descriptor(data).digest
-    path = bench.root / "content" / "ingest" / f"{digest.algorithm}-{digest.hex}"
+    name = f"{digest.algorithm}-{digest.hex}-{len(data)}"
+    path = bench.root / "content" / "ingest" / name
     moment = path.stat().st_mtime - seconds
     os.utime(path, (moment, moment))
 
@@ -126,7 +127,7 @@ async def test_partial_blobs_go_by_age(bench: Bench) -> None:
     await bench.leave(old, 40)
     await bench.leave(new, 50)
     age(bench, old, 3600)
-    assert bench.store.drop_ingests(max_seconds=1800, max_bytes=1 << 30) == (1, 40)
+    assert await bench.store.drop_ingests(max_seconds=1800, max_bytes=1 << 30) == (1, 40)
     assert list(bench.on_disk().values()) == [50]
 
 
@@ -135,23 +136,23 @@ async def test_the_oldest_partial_blobs_go_until_the_rest_fits(bench: Bench) -> 
     for number, data in enumerate(made):
         await bench.leave(data, 10 + number)
         age(bench, data, 1000 - number)
-    assert bench.store.drop_ingests(max_seconds=1e6, max_bytes=26) == (2, 21)
+    assert await bench.store.drop_ingests(max_seconds=1e6, max_bytes=26) == (2, 21)
     assert sorted(bench.on_disk().values()) == [12, 13]
-    assert bench.store.drop_ingests(max_seconds=1e6, max_bytes=26) == (0, 0)
+    assert await bench.store.drop_ingests(max_seconds=1e6, max_bytes=26) == (0, 0)
 
 
 async def test_what_is_being_written_stays(bench: Bench) -> None:
     async with bench.store.writer(descriptor(DATA), bench.lease) as ingest:
-        ingest.write(DATA[:100])
-        assert bench.store.drop_ingests(max_seconds=0, max_bytes=0) == (0, 0)
-        ingest.write(DATA[100:])
+        await ingest.write(DATA[:100])
+        assert await bench.store.drop_ingests(max_seconds=0, max_bytes=0) == (0, 0)
+        await ingest.write(DATA[100:])
         await ingest.commit()
     assert await bench.store.verify(descriptor(DATA).digest)
 
 
 async def test_all_partial_blobs_may_go(bench: Bench) -> None:
     await bench.leave(DATA, 10)
-    assert bench.store.drop_ingests(max_seconds=0, max_bytes=0) == (1, 10)
+    assert await bench.store.drop_ingests(max_seconds=0, max_bytes=0) == (1, 10)
     async with bench.store.writer(descriptor(DATA), bench.lease) as ingest:
         assert ingest.offset == 0
 
@@ -174,9 +175,9 @@ def small(bench: Bench) -> Iterator[Bench]:
         subprocess.run(["umount", "--lazy", content], check=True)
 
 
-def write(ingest: Ingest, data: bytes) -> None:
+async def write(ingest: Ingest, data: bytes) -> None:
     for at in range(0, len(data), 1 << 16):
-        ingest.write(data[at : at + (1 << 16)])
+        await ingest.write(data[at : at + (1 << 16)])
 
 
 def use_up_inodes(folder: Path) -> Iterator[Path]:
@@ -195,7 +196,7 @@ async def test_a_blob_that_does_not_fit_fails_and_gives_its_space_back(small: Be
     data = os.urandom(2 << 20)
     async with small.store.writer(descriptor(data), small.lease) as ingest:
         with pytest.raises(NoSpaceError, match=f"{descriptor(data).digest}.*No space left"):
-            write(ingest, data)
+            await write(ingest, data)
         assert ingest.offset == 0
         assert free(small) == before
     assert small.on_disk() == {}

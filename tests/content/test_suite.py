@@ -8,21 +8,28 @@ CommitErrorState): refs are digests here, and there are no labels and no namespa
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import threading
 
 import pytest
 
-from cri_imaged.errors import CorruptContentError, LimitExceededError, NotFoundError
+from cri_imaged.errors import (
+    CorruptContentError,
+    LimitExceededError,
+    NoSpaceError,
+    NotFoundError,
+)
 from cri_imaged.metadata import leases
-from cri_imaged.ports import Lease
-from tests.content.bench import Bench, descriptor, present
+from cri_imaged.ports import Ingest, Lease
+from tests.content.workbench import Bench, descriptor, present
 
 DATA = os.urandom(256)
 BIG = os.urandom(3 << 20) * 2
 
 
 async def stored(bench: Bench, data: bytes, algorithm: str = "sha256") -> bytes:
-    with bench.store.open(descriptor(data, algorithm).digest) as file:
+    with bench.store.path(descriptor(data, algorithm).digest).open("rb") as file:
         return file.read()
 
 
@@ -43,7 +50,7 @@ async def test_what_is_written_is_there(
     async with bench.store.writer(wanted, bench.lease) as ingest:
         for at in range(0, len(data), piece):
             assert ingest.offset == at
-            ingest.write(data[at : at + piece])
+            await ingest.write(data[at : at + piece])
         assert await ingest.commit() == present(data, algorithm)
     assert await bench.store.info(wanted.digest) == present(data, algorithm)
     assert await stored(bench, data, algorithm) == data
@@ -58,7 +65,7 @@ async def test_several_writers_at_once(bench: Bench) -> None:
     async def write(data: bytes) -> None:
         async with bench.store.writer(descriptor(data), bench.lease) as ingest:
             for at in range(0, len(data), 10):
-                ingest.write(data[at : at + 10])
+                await ingest.write(data[at : at + 10])
                 await asyncio.sleep(0)
             await ingest.commit()
 
@@ -75,7 +82,7 @@ async def test_one_writer_at_a_time_for_each_digest(bench: Bench) -> None:
             return ingest.offset
 
     async with bench.store.writer(descriptor(DATA), bench.lease) as ingest:
-        ingest.write(DATA[:3])
+        await ingest.write(DATA[:3])
         waiting = asyncio.create_task(second())
         await asyncio.sleep(0)
         assert not waiting.done()
@@ -88,7 +95,7 @@ async def test_a_blob_that_is_there_may_be_written_again(bench: Bench) -> None:
     await bench.database.write(lambda db: leases.insert(db, other))
     async with bench.store.writer(descriptor(DATA), other) as ingest:
         assert ingest.offset == 0
-        ingest.write(DATA)
+        await ingest.write(DATA)
         await ingest.commit()
     assert await stored(bench, DATA) == DATA
     assert await bench.held_by(other) == {descriptor(DATA).digest}
@@ -96,7 +103,7 @@ async def test_a_blob_that_is_there_may_be_written_again(bench: Bench) -> None:
 
 async def test_committing_twice_changes_nothing(bench: Bench) -> None:
     async with bench.store.writer(descriptor(DATA), bench.lease) as ingest:
-        ingest.write(DATA)
+        await ingest.write(DATA)
         assert await ingest.commit() == await ingest.commit()
     assert await stored(bench, DATA) == DATA
 
@@ -105,7 +112,7 @@ async def test_committing_twice_changes_nothing(bench: Bench) -> None:
 async def test_a_cancelled_commit_may_be_repeated(bench: Bench, steps: int) -> None:
     """The next waiter of a flight commits what the one before it was cancelled at."""
     async with bench.store.writer(descriptor(DATA), bench.lease) as ingest:
-        ingest.write(DATA)
+        await ingest.write(DATA)
         commit = asyncio.create_task(ingest.commit())
         for _ in range(steps):
             await asyncio.sleep(0)
@@ -121,23 +128,23 @@ async def test_a_cancelled_commit_may_be_repeated(bench: Bench, steps: int) -> N
 async def test_wrong_bytes_are_refused_and_may_be_replaced(bench: Bench) -> None:
     wanted = descriptor(DATA)
     async with bench.store.writer(wanted, bench.lease) as ingest:
-        ingest.write(DATA[::-1])
+        await ingest.write(DATA[::-1])
         with pytest.raises(CorruptContentError, match=f"{wanted.digest} has other bytes"):
             await ingest.commit()
         assert await bench.store.info(wanted.digest) is None
-        ingest.restart()
+        await ingest.restart()
         assert ingest.offset == 0
-        ingest.write(DATA)
+        await ingest.write(DATA)
         await ingest.commit()
     assert await stored(bench, DATA) == DATA
 
 
 async def test_too_few_bytes_are_refused_and_may_be_completed(bench: Bench) -> None:
     async with bench.store.writer(descriptor(DATA), bench.lease) as ingest:
-        ingest.write(DATA[:255])
+        await ingest.write(DATA[:255])
         with pytest.raises(CorruptContentError, match="has 255 bytes, its descriptor says 256"):
             await ingest.commit()
-        ingest.write(DATA[255:])
+        await ingest.write(DATA[255:])
         await ingest.commit()
     assert await stored(bench, DATA) == DATA
 
@@ -145,9 +152,9 @@ async def test_too_few_bytes_are_refused_and_may_be_completed(bench: Bench) -> N
 async def test_a_blob_longer_than_its_descriptor_is_cut_off_at_once(bench: Bench) -> None:
     wanted = descriptor(DATA, size=200)
     async with bench.store.writer(wanted, bench.lease) as ingest:
-        ingest.write(DATA[:199])
+        await ingest.write(DATA[:199])
         with pytest.raises(CorruptContentError, match="longer than its descriptor's 200 bytes"):
-            ingest.write(DATA[199:])
+            await ingest.write(DATA[199:])
         assert ingest.offset == 199
     assert sum(bench.on_disk().values()) == 199
 
@@ -155,7 +162,7 @@ async def test_a_blob_longer_than_its_descriptor_is_cut_off_at_once(bench: Bench
 async def test_a_descriptor_with_the_wrong_size(bench: Bench) -> None:
     wanted = descriptor(DATA, size=257)
     async with bench.store.writer(wanted, bench.lease) as ingest:
-        ingest.write(DATA)
+        await ingest.write(DATA)
         with pytest.raises(CorruptContentError, match="256 bytes, its descriptor says 257"):
             await ingest.commit()
     assert await bench.store.info(wanted.digest) is None
@@ -170,7 +177,7 @@ async def test_a_later_writer_goes_on_where_the_first_one_stopped(bench: Bench, 
     assert await bench.store.info(descriptor(DATA).digest) is None
     async with bench.store.writer(descriptor(DATA), bench.lease) as ingest:
         assert ingest.offset == held
-        ingest.write(DATA[held:])
+        await ingest.write(DATA[held:])
         await ingest.commit()
     assert await stored(bench, DATA) == DATA
 
@@ -181,7 +188,7 @@ async def test_partial_blobs_survive_a_restart(bench: Bench) -> None:
     await again.store.reap()
     async with again.store.writer(descriptor(BIG), bench.lease) as ingest:
         assert ingest.offset == 2 << 20
-        ingest.write(BIG[2 << 20 :])
+        await ingest.write(BIG[2 << 20 :])
         await ingest.commit()
     assert await stored(again, BIG) == BIG
 
@@ -189,7 +196,7 @@ async def test_partial_blobs_survive_a_restart(bench: Bench) -> None:
 async def test_a_resumed_blob_may_be_discarded(bench: Bench) -> None:
     await bench.leave(DATA, 100)
     async with bench.store.writer(descriptor(DATA), bench.lease) as ingest:
-        ingest.restart()
+        await ingest.restart()
         assert ingest.offset == 0
     assert bench.on_disk() == {}
 
@@ -200,7 +207,7 @@ async def test_resumed_bytes_that_are_wrong_are_found_out(bench: Bench) -> None:
     (bench.root / "content" / name).write_bytes(bytes(128))
     async with bench.store.writer(descriptor(DATA), bench.lease) as ingest:
         assert ingest.offset == 128
-        ingest.write(DATA[128:])
+        await ingest.write(DATA[128:])
         with pytest.raises(CorruptContentError, match="other bytes"):
             await ingest.commit()
 
@@ -214,7 +221,7 @@ async def test_more_partial_bytes_than_the_descriptor_allows_are_thrown_away(ben
 async def test_a_writer_that_is_left_early_keeps_what_it_has(bench: Bench) -> None:
     async def fail() -> None:
         async with bench.store.writer(descriptor(DATA), bench.lease) as ingest:
-            ingest.write(DATA[:9])
+            await ingest.write(DATA[:9])
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -238,7 +245,7 @@ async def test_cancelled_while_it_takes_up_partial_bytes(bench: Bench, steps: in
     await asyncio.wait([task])
     async with bench.store.writer(descriptor(BIG), bench.lease) as ingest:
         assert ingest.offset == len(BIG) - 1
-        ingest.write(BIG[-1:])
+        await ingest.write(BIG[-1:])
         await ingest.commit()
 
 
@@ -297,12 +304,11 @@ async def test_what_was_never_there(bench: Bench) -> None:
     assert await bench.store.info(digest) is None
     assert await bench.store.hold(digest, bench.lease) is None
     assert not await bench.store.verify(digest)
-    with pytest.raises(NotFoundError, match=str(digest)):
-        bench.store.open(digest)
+    assert not await bench.store.has_file(digest)
     with pytest.raises(NotFoundError):
         await bench.store.read(digest, 10)
     with pytest.raises(NotFoundError):
-        bench.store.source(digest).open()
+        await bench.store.source(digest).open()
     assert await bench.held_by(bench.lease) == set()
 
 
@@ -312,3 +318,69 @@ async def test_hold(bench: Bench) -> None:
     await bench.database.write(lambda db: leases.insert(db, other))
     assert await bench.store.hold(digest, other) == present(DATA)
     assert await bench.held_by(other) == {digest}
+
+
+# --- a disk that is slow, or stands still -------------------------------------------------------
+
+
+async def bring(ingest: Ingest, data: bytes) -> None:
+    for at in range(0, len(data), 1 << 16):
+        await ingest.write(data[at : at + (1 << 16)])
+    await ingest.commit()
+
+
+async def test_what_comes_meanwhile_waits_up_to_a_bound(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event loop goes on, and whoever brings the bytes is held back."""
+    thawed = threading.Event()
+    written = os.pwrite
+
+    def pwrite(fd: int, data: memoryview, at: int) -> int:
+        thawed.wait(60)
+        return written(fd, data, at)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    async with bench.store.writer(descriptor(BIG), bench.lease) as ingest:
+        bringing = asyncio.create_task(bring(ingest, BIG))
+        offset = -1
+        while ingest.offset != offset:
+            offset = ingest.offset
+            await asyncio.sleep(0.01)
+        assert not bringing.done()
+        assert 0 < offset <= 1 << 19
+        thawed.set()
+        await bringing
+    assert await bench.store.verify(descriptor(BIG).digest)
+
+
+async def test_what_was_brought_is_kept_though_nobody_waited_for_it(bench: Bench) -> None:
+    async with bench.store.writer(descriptor(BIG), bench.lease) as ingest:
+        for at in range(0, 100_000, 1000):
+            await ingest.write(BIG[at : at + 1000])
+    assert list(bench.on_disk().values()) == [100_000]
+    async with bench.store.writer(descriptor(BIG), bench.lease) as ingest:
+        await ingest.write(BIG[100_000:])
+        await ingest.commit()
+
+
+@pytest.mark.parametrize("pieces", [1, 3, 40])
+async def test_a_write_that_failed_is_told_and_begun_anew(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, pieces: int
+) -> None:
+    written, left = os.pwrite, [pieces]
+
+    def pwrite(fd: int, data: memoryview, at: int) -> int:
+        left[0] -= 1
+        if not left[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return written(fd, data, at)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    async with bench.store.writer(descriptor(BIG), bench.lease) as ingest:
+        with pytest.raises(NoSpaceError):
+            await bring(ingest, BIG)
+        assert ingest.offset == 0
+        await ingest.write(BIG)
+        assert await ingest.commit() == present(BIG)
+    assert await bench.store.verify(descriptor(BIG).digest)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+
 import grpc
 import pytest
 
 from cri_imaged import errors
 from cri_imaged.cri.convert import credentials_of, user_of
-from cri_imaged.cri.errors import cut, status_of
-from cri_imaged.errors import Attempt, Category, ImagedError, RegistryError
+from cri_imaged.cri.errors import cut, explained, status_of
+from cri_imaged.errors import Attempt, Category, ConfigError, ImagedError, RegistryError
 from cri_imaged.ports import Credentials
 from cri_imaged.rpc.runtime.v1 import api_pb2 as cri
 from tests.support.leaks import MARK
@@ -44,7 +46,8 @@ def test_credentials_are_handed_on_as_they_are() -> None:
     assert credentials_of(cri.AuthConfig(server_address="h.example")) is None
     for name in ("username", "password", "auth", "identity_token", "registry_token"):
         given = {name: MARK, "server_address": "h.example"}
-        assert credentials_of(cri.AuthConfig(**given)) == Credentials(**given)
+        kept = {key.replace("_token", "token"): value for key, value in given.items()}
+        assert credentials_of(cri.AuthConfig(**given)) == Credentials(**kept)
 
 
 @pytest.mark.parametrize(
@@ -97,3 +100,22 @@ def test_messages_are_cut_at_what_trailers_carry(text: str) -> None:
 def test_a_prefix_outlives_the_cut() -> None:
     error = RegistryError(Category.REGISTRY_UNAVAILABLE, "x" * 9000, ())
     assert status_of(error)[1].startswith("RegistryUnavailable: xxx")
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+def test_too_many_open_files_are_no_defect(number: int) -> None:
+    error = explained(OSError(number, "Too many open files"))
+    assert isinstance(error, ImagedError)
+    code, message = status_of(error)
+    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "ulimit -n" in message
+    defect = OSError(errno.EBADF, "")
+    assert explained(defect) is defect
+
+
+def test_what_seems_wrong_for_want_of_files_is_not_called_wrong() -> None:
+    seeming = ConfigError("the folder cannot be read")
+    seeming.__context__ = OSError(errno.EMFILE, "Too many open files")
+    assert "ulimit -n" in str(explained(seeming))
+    honest = ConfigError("the folder is none")
+    assert explained(honest) is honest

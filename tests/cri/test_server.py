@@ -22,14 +22,18 @@ from prometheus_client import generate_latest
 
 from cri_imaged.config.options import Config, GrpcOptions, ImageOptions
 from cri_imaged.config.values import ByteSize, Directory, SocketPath
-from cri_imaged.cri.server import CriServer, claim
-from cri_imaged.daemon import UseCases, _server, use_cases
+from cri_imaged.cri.server import CriServer
+from cri_imaged.cri.unix_socket import claim
+from cri_imaged.daemon import _applier, use_cases
 from cri_imaged.errors import ConfigError
 from cri_imaged.registry.options import RegistryOptions
+from cri_imaged.reloading import Reloader
 from cri_imaged.rpc.runtime.v1 import api_pb2 as cri
 from cri_imaged.rpc.runtime.v1 import api_pb2_grpc
-from tests.images.bench import image_of, layer, serve
+from cri_imaged.serving import UseCases, server_of
+from cri_imaged.upkeep import Upkeep
 from tests.images.gated import GatedRegistry
+from tests.images.workbench import image_of, layer, serve
 from tests.support.leaks import MARK, emitted
 from tests.support.registry import BLOB, BasicAuth, encoded
 
@@ -79,7 +83,9 @@ async def serving(
         ),
     )
     async with use_cases(config) as parts:
-        server = _server(config, parts)
+        upkeep = Upkeep(config.image, parts.base, parts.puller, parts.importer, parts.remover, {})
+        reloader = Reloader(config, lambda: config, _applier(parts, upkeep))
+        server = server_of(config, parts, {}, upkeep, reloader.reload)
         await server.start()
         try:
             async with grpc.aio.insecure_channel(f"unix:{address}") as channel:
@@ -116,6 +122,7 @@ async def test_what_clients_ask(client: Client, registry: GatedRegistry) -> None
         info = json.loads(answer.info["info"])
         assert info["chainID"] == image.chain_id
         assert info["imageSpec"] == json.loads(image.config)
+        assert info["labels"] == {"io.cri-containerd.image": "managed"}
     for wanted, found in (("", 1), (client.spec().image, 1), (image.id[7:20], 1), ("other", 0)):
         filtered = cri.ImageFilter(image=cri.ImageSpec(image=wanted))
         listed = await client.images.ListImages(cri.ListImagesRequest(filter=filtered))
@@ -241,6 +248,9 @@ async def test_the_runtime_service_says_what_it_is_not(client: Client) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await client.channel.unary_unary("/runtime.v1.ImageService/Invented")(b"")
     assert error.value.code() is Code.UNIMPLEMENTED
+    counted = generate_latest(client.parts.metrics.registry).decode()
+    assert 'method="Version"' in counted
+    assert "Invented" not in counted, "whoever may call could make series without end"
 
 
 async def test_health_and_reflection(client: Client) -> None:
@@ -265,7 +275,7 @@ async def test_the_socket_is_for_its_group(client: Client) -> None:
 
 async def test_a_live_socket_is_refused(client: Client) -> None:
     with pytest.raises(ConfigError, match="another daemon serves on"):
-        claim(client.address)
+        claim(client.address, "grpc.address")
     assert await client.runtime.Version(cri.VersionRequest())
 
 
@@ -280,9 +290,9 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 def test_a_stale_socket_makes_way(folder: Path) -> None:
     with closing(socket.socket(socket.AF_UNIX)) as stale:
         stale.bind("stale")
-    claim(folder / "stale")
+    claim(folder / "stale", "grpc.address")
     assert not (folder / "stale").exists()
-    claim(folder / "new" / "folder" / "socket")
+    claim(folder / "new" / "folder" / "socket", "grpc.address")
     assert (folder / "new" / "folder").is_dir()
 
 
@@ -290,7 +300,7 @@ def test_where_no_socket_can_be_is_told_by_its_key(folder: Path) -> None:
     (folder / "file").touch()
     for path in (folder / "file" / "socket", folder / "file" / "folder" / "socket"):
         with pytest.raises(ConfigError, match=r"grpc\.address: cannot use .*socket"):
-            claim(path)
+            claim(path, "grpc.address")
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "link"])
@@ -303,7 +313,7 @@ def test_what_is_no_socket_stays(folder: Path, kind: str) -> None:
     else:
         path.symlink_to("/nowhere")
     with pytest.raises(ConfigError, match="is no socket"):
-        claim(path)
+        claim(path, "grpc.address")
     assert path.is_symlink() or path.exists()
 
 

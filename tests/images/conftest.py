@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.images.bench import Bench
 from tests.images.gated import GatedRegistry
+from tests.images.workbench import Bench
 
 
 @pytest.fixture

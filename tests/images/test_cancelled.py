@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.images.bench import Bench, image_of, layer, serve, until
 from tests.images.gated import GatedRegistry
+from tests.images.workbench import Bench, image_of, layer, serve, until
 
 
 async def step(count: int) -> None:

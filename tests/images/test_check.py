@@ -7,9 +7,10 @@ import shutil
 
 import pytest
 
-from cri_imaged.images.check import Problem
-from tests.images.bench import Bench, image_of, layer, serve, until
+from cri_imaged.errors import QueueFullError
+from cri_imaged.images.health.check import Problem
 from tests.images.gated import GatedRegistry
+from tests.images.workbench import Bench, image_of, layer, serve, until
 
 
 async def problems(bench: Bench, *, repair: bool = False) -> list[Problem]:
@@ -32,6 +33,19 @@ async def test_what_running_pulls_unpack_is_not_swept_away(
     gate.opened.set()
     pulled = await pull
     assert set(await bench.tree(pulled.image.id)) == {"d", "d/0", "d/1", "top"}
+
+
+async def test_one_check_runs_at_a_time(bench: Bench, registry: GatedRegistry) -> None:
+    """It reads and unpacks all that is here: clients could keep a node busy for ever."""
+    serve(registry, image_of(layer(0)))
+    await bench.pull()
+    first = bench.parts.checker.check(repair=False)
+    await anext(first)
+    with pytest.raises(QueueFullError, match="runs already"):
+        await problems(bench)
+    async for _ in first:
+        pass
+    assert await problems(bench) == []
 
 
 async def test_all_that_is_damaged_is_hidden_before_the_first_is_mended(

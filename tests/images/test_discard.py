@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from tests.images.bench import Bench, image_of, layer, serve
 from tests.images.gated import GatedRegistry
+from tests.images.workbench import Bench, image_of, layer, serve
 
 
 async def test_what_is_removed_meanwhile_fails_no_pull(

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cri_imaged.images import durability
-from cri_imaged.images.durability import Durability
+from cri_imaged import libc
+from cri_imaged.images.health.durability import Durability
 from cri_imaged.metadata import blobs
 from cri_imaged.metadata.database import Database
 from cri_imaged.metadata.durability import Volatile, volatile
@@ -34,7 +34,7 @@ class FailingOnce:
 async def test_what_a_failed_sync_was_for_is_never_taken_for_durable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(durability, "_libc", FailingOnce())
+    monkeypatch.setattr(libc, "lib", FailingOnce())
     database = await Database.open(tmp_path / "metadata.db")
     syncing = Durability(database, [tmp_path], wait=True, discard=None)
     await database.write(lambda db: blobs.insert(db, FIRST, 1, None))

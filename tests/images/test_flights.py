@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from cri_imaged.errors import CorruptContentError, NotFoundError, SourceFailedError
-from cri_imaged.images.flights import Flight, Flights
+from cri_imaged.images.transfers.flights import Flight, Flights, Waiter
 
 KEY = "key"
 NO = NotFoundError("not for you")
@@ -56,7 +56,8 @@ class Work(Flight[Means]):
         finally:
             self.log.working -= 1
 
-    async def _use(self, means: Means) -> None:
+    async def _use(self, waiter: Waiter[Means]) -> None:
+        means = waiter.means
         assert self.log.attempting == 0, "two attempts at once"
         self.log.attempting += 1
         means.used += 1
@@ -103,9 +104,10 @@ class Waiting:
         share: object,
         ready: asyncio.Future[None] | None,
     ) -> None:
-        async with flights.join(KEY, begin, self.means, share=share, ready=ready) as (_, done):
+        waiter = Waiter(self.means, share=share, ready=ready)
+        async with flights.join(KEY, begin, waiter):
             try:
-                await done
+                await waiter.done
             except Exception as error:
                 self.outcome = error
             else:
@@ -290,19 +292,11 @@ async def test_waiting_for_means_takes_no_time_of_the_loop() -> None:
     a.means.error = NO
     a.means.go.set()
     await settle()
-    turns = 0
-    waiting = bench.flights._flights[KEY]._changed
-
-    class Counted(asyncio.Event):
-        def clear(self) -> None:
-            nonlocal turns
-            turns += 1
-            super().clear()
-
-    bench.flights._flights[KEY]._changed = Counted()
-    waiting.set()
+    flight = bench.flights._flights[KEY]
+    waited_for = flight._changed
+    assert waited_for is not None
     await settle()
-    assert turns == 1
+    assert flight._changed is waited_for  # no turn has begun since
     await b.cancel()
     await a.leave()
 
@@ -457,3 +451,31 @@ async def test_any_crowd(seed: int) -> None:
         assert each.outcome in ("waiting", "done", NO) or isinstance(
             each.outcome, SourceFailedError
         )
+
+
+async def test_who_joins_while_the_work_is_being_put_away_is_served() -> None:
+    """As the first waiter has failed and not yet left, the flight stays; its work has ended."""
+    ending, put_away = asyncio.Event(), asyncio.Event()
+
+    class Slow(Work):
+        async def work(self) -> None:
+            try:
+                await super().work()
+            finally:
+                ending.set()
+                await put_away.wait()
+
+    flight = Slow(Log())
+    first, second = Waiter(Means(error=NO), share="a"), Waiter(Means(), share="b")
+    for waiter in (first, second):
+        waiter.means.go.set()
+    flight.join(first)
+    await ending.wait()
+    flight.join(second)
+    put_away.set()
+    async with asyncio.timeout(5):
+        await second.done
+    assert first.done.exception() is NO
+    for waiter in (first, second):
+        flight.leave(waiter)
+    await flight.close()

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cri_imaged.errors import CorruptContentError
-from cri_imaged.images.plan import compressed_size, image_chain, make_plan
+from cri_imaged.errors import CorruptContentError, UnsupportedContentError
+from cri_imaged.images.pull.plan import compressed_size, image_chain, make_plan
 from cri_imaged.oci.chain import chain_ids
 from cri_imaged.oci.descriptor import Descriptor
 from cri_imaged.oci.digest import Digest
@@ -26,11 +26,13 @@ def layer(name: str, size: int = 10) -> Descriptor:
     return Descriptor(OCI_LAYER_GZIP, Digest.of(name.encode()), size)
 
 
-def image(*layers: Descriptor, diff_ids: int | None = None) -> tuple[Manifest, Config]:
+def image(
+    *layers: Descriptor, diff_ids: int | None = None, blobs: tuple[Descriptor, ...] = ()
+) -> tuple[Manifest, Config]:
     count = len(layers) if diff_ids is None else diff_ids
     config = Descriptor(OCI_CONFIG, Digest.of(b"config"), 5)
     ids = tuple(Digest.of(b"diff %d" % number) for number in range(count))
-    return Manifest(OCI_MANIFEST, config, layers), Config(Platform("", ""), ids, "", {}, {})
+    return Manifest(OCI_MANIFEST, config, layers, blobs), Config(Platform("", ""), ids, "")
 
 
 def blobs(**states: State) -> Mapping[Digest, BlobInfo | None]:
@@ -144,3 +146,33 @@ def test_the_plan_suffices(names: list[str], committed: set[int], states: dict[s
     assert lost & {each.digest for each in manifest.layers} <= fetched
     assert not fetched & {d for d, info in known.items() if info and info.state == "present"}
     assert not fetched & {each.digest for each in plan.unneeded}
+
+
+# --- blobs that are no layers ----------------------------------------------------------------
+
+WASM = Descriptor("application/wasm", Digest.of(b"wasm"), 99)
+
+
+def test_a_blob_that_is_no_layer_is_fetched_and_unpacked_nowhere() -> None:
+    plan = make_plan(*image(A, B, blobs=(WASM,)), set(), {})
+    assert plan.fetch == (WASM, A, B)
+    assert [step.layer for step in plan.steps] == [A, B]
+    assert plan.chain_id == CHAIN[1]
+
+
+def test_it_is_needed_though_all_layers_are_unpacked() -> None:
+    plan = make_plan(*image(A, B, blobs=(WASM,)), {CHAIN[1]}, {})
+    assert (plan.fetch, plan.steps, plan.unneeded) == ((WASM,), (), (A, B))
+
+
+def test_it_counts_in_the_size() -> None:
+    manifest, _ = image(A, blobs=(WASM,))
+    target = Descriptor(OCI_MANIFEST, Digest.of(b"target"), 7)
+    assert compressed_size(target, target, manifest) == 7 + 5 + 10 + 99
+
+
+def test_a_layer_of_an_unknown_type_is_named() -> None:
+    """It has a diffID, so it is a layer, and not something beside them."""
+    sealed = Descriptor(OCI_LAYER_GZIP + "+encrypted", Digest.of(b"sealed"), 99)
+    with pytest.raises(UnsupportedContentError, match="encrypted"):
+        image_chain(*image(A, blobs=(sealed,), diff_ids=2))

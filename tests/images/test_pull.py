@@ -7,8 +7,10 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,16 +25,24 @@ from cri_imaged.errors import (
     RegistryError,
     UnsupportedContentError,
 )
+from cri_imaged.images.events import PullEnded, Subscription
 from cri_imaged.limits import Limits
 from cri_imaged.oci import media_types
 from cri_imaged.ports import Credentials
 from cri_imaged.registry.options import RegistryOptions
-from tests.images.bench import Bench, image_of, layer, serve, serve_index
 from tests.images.gated import GatedRegistry
+from tests.images.workbench import Bench, image_of, layer, serve, serve_index
 from tests.support import images
 from tests.support.images import descriptor, file, sha256
 from tests.support.leaks import MARK
 from tests.support.registry import BLOB, MANIFEST, BasicAuth, FaultRegistry, corrupt, status
+
+ARTIFACT = {
+    "schemaVersion": 2,
+    "mediaType": images.MANIFEST,
+    "config": descriptor(b"{}", "application/vnd.oci.empty.v1+json"),
+    "layers": [],
+}
 
 
 async def test_an_image(bench: Bench, registry: FaultRegistry) -> None:
@@ -221,8 +231,6 @@ async def test_the_manifest_of_this_platform(bench: Bench, registry: FaultRegist
     pulled = await bench.pull("both")
     assert pulled.image.id == ours.id
     assert pulled.repo_digest == bench.name(f"@{index}")
-    with pytest.raises(NotFoundError, match=r"no manifest for platform linux/.*linux/s390x"):
-        await bench.pull("other")
     only = serve_index(registry, entries[:1], "only-other")
     with pytest.raises(NotFoundError, match="the image is there for linux/s390x"):
         await bench.pull(f"@{only}")
@@ -249,12 +257,168 @@ async def test_an_index_whose_entry_tells_no_platform(
     other = replace(image_of(layer(1)), architecture="s390x")
     serve(registry, other, "other")
     serve_index(registry, [descriptor(other.manifest, images.MANIFEST)])
-    with pytest.raises(NotFoundError, match="the image is for linux/s390x alone"):
+    with pytest.raises(NotFoundError, match="the image is there for linux/s390x"):
         await bench.pull()
     image = image_of(layer(0))
     serve(registry, image, "ours")
     serve_index(registry, [descriptor(image.manifest, images.MANIFEST)])
     assert (await bench.pull()).image.id == image.id
+    both = [descriptor(each.manifest, images.MANIFEST) for each in (other, image)]
+    serve_index(registry, both)
+    assert (await bench.pull()).image.id == image.id, "the configs were asked in turn"
+
+
+async def test_no_more_manifests_are_looked_into_than_the_limit(
+    bench: Bench, registry: FaultRegistry
+) -> None:
+    entries = []
+    for number in range(Limits().index_candidates + 5):
+        other = replace(image_of(layer(number)), architecture="s390x")
+        serve(registry, other, str(number))
+        entries.append(descriptor(other.manifest, images.MANIFEST))
+    serve_index(registry, entries)
+    before = len(registry.gets(MANIFEST))
+    with pytest.raises(NotFoundError, match="the image is there for linux/s390x"):
+        await bench.pull()
+    assert len(registry.gets(MANIFEST)) - before == 1 + Limits().index_candidates
+
+
+async def test_a_manifest_that_stands_alone_is_pulled_whatever_its_config_names(
+    bench: Bench, registry: FaultRegistry
+) -> None:
+    other = replace(image_of(layer(1)), architecture="s390x")
+    serve(registry, other)
+    with bench.parts.events.subscribe() as events:
+        pulled = await bench.pull()
+        assert pulled.image.id == other.id
+        ended = [event async for event in until_ended(events)][-1]
+    (warning,) = await bench.warnings(pulled.image)
+    assert warning.startswith("its config is for linux/s390x, it was pulled for linux/")
+    assert ended.report.warnings == (warning,)
+
+
+async def until_ended(events: Subscription) -> AsyncIterator[PullEnded]:
+    async for event in events:
+        if isinstance(event, PullEnded):
+            yield event
+            return
+
+
+async def test_what_a_root_file_system_lacks_is_told(bench: Bench, registry: FaultRegistry) -> None:
+    never = {"user.overlay.opaque": b"y"}
+    lower = images.layer({"a": file(b"a", xattrs=never), "b": file(b"b", xattrs=never)})
+    serve(registry, image_of(lower, images.layer({"c": file(b"c", xattrs=never)})))
+    pulled = await bench.pull()
+    (warning,) = await bench.warnings(pulled.image)
+    assert "root file system lacks" in warning
+    assert "3 xattrs" in warning
+    serve(registry, image_of(layer(0)), "whole")
+    whole = await bench.pull("whole")
+    if os.geteuid() == 0:
+        assert await bench.warnings(whole.image) == ()
+
+
+async def test_an_index_decides_whatever_the_config_names(
+    bench: Bench, registry: FaultRegistry
+) -> None:
+    ours, other = image_of(layer(0)), replace(image_of(layer(1)), architecture="s390x")
+    serve(registry, other, "other")
+    here = platform(ours.architecture)
+    serve_index(registry, [descriptor(other.manifest, images.MANIFEST, platform=here)])
+    assert (await bench.pull()).image.id == other.id
+    inner = serve_index(registry, [descriptor(other.manifest, images.MANIFEST)], "inner")
+    size = len(registry.manifests["library/demo", inner][1])
+    entry = {"mediaType": images.INDEX, "digest": inner, "size": size, "platform": here}
+    serve_index(registry, [entry])
+    assert (await bench.pull()).image.id == other.id
+
+
+UNUSABLE: list[dict[str, Any]] = [
+    {"platform": {"os.features": ["nydus.remoteimage.v1"]}},
+    {"mediaType": "application/vnd.example.unknown+json"},
+    {"mediaType": media_types.OCI_LAYER},
+    {"mediaType": None},
+]
+
+
+@pytest.mark.parametrize("first", [*UNUSABLE, {"artifactType": "application/vnd.example.sbom"}])
+async def test_what_is_no_plain_image_does_not_hide_the_one_behind_it(
+    bench: Bench, registry: FaultRegistry, first: dict[str, Any]
+) -> None:
+    ours, other = image_of(layer(0)), image_of(layer(1))
+    here = platform(ours.architecture)
+    for image in (ours, other):
+        serve(registry, image, image.id[-5:])
+    odd = descriptor(other.manifest, images.MANIFEST, **first)
+    odd["platform"] = here | first.get("platform", {})
+    serve_index(registry, [odd, descriptor(ours.manifest, images.MANIFEST, platform=here)])
+    assert (await bench.pull()).image.id == ours.id
+
+
+@pytest.mark.parametrize("only", UNUSABLE)
+async def test_what_is_no_plain_image_is_not_pulled_for_want_of_one(
+    bench: Bench, registry: FaultRegistry, only: dict[str, Any]
+) -> None:
+    other = image_of(layer(1))
+    serve(registry, other, "other")
+    odd = descriptor(other.manifest, images.MANIFEST, **only)
+    odd["platform"] = platform(other.architecture) | only.get("platform", {})
+    serve_index(registry, [odd])
+    with pytest.raises(NotFoundError, match="no manifest for platform"):
+        await bench.pull()
+
+
+async def test_an_artifact_that_only_its_manifest_tells_does_not_hide_the_image_behind_it(
+    bench: Bench, registry: FaultRegistry
+) -> None:
+    ours = image_of(layer(0))
+    serve(registry, ours, "ours")
+    here = platform(ours.architecture)
+    registry.add_blob(b"{}")
+    artifact = json.dumps(ARTIFACT).encode()
+    registry.add_manifest("library/demo", "artifact", images.MANIFEST, artifact)
+    for described in ({"platform": here}, {}):
+        entries = [
+            descriptor(artifact, images.MANIFEST, **described),
+            descriptor(ours.manifest, images.MANIFEST, **described),
+        ]
+        serve_index(registry, entries)
+        assert (await bench.pull()).image.id == ours.id
+        await bench.parts.remover.remove(ours.id)
+
+
+async def test_the_chosen_entry_must_be_sound(bench: Bench, registry: FaultRegistry) -> None:
+    """Another platform that would do is not taken in its stead."""
+    ours = image_of(layer(0))
+    serve(registry, ours, "ours")
+    good = descriptor(ours.manifest, images.MANIFEST, platform=platform("386"))
+    bad = {**good, "platform": platform(ours.architecture), "digest": "sha384:" + "a" * 96}
+    serve_index(registry, [bad, good])
+    with pytest.raises(UnsupportedContentError, match=r"index: manifest 0: .*sha384"):
+        await bench.pull()
+
+
+async def test_a_blob_that_is_no_layer_is_kept_and_makes_no_part_of_the_tree(
+    bench: Bench, registry: FaultRegistry
+) -> None:
+    image = image_of(layer(0))
+    document = json.loads(image.manifest)
+    document["layers"].append(descriptor(b"\0asm\1\0\0\0", "application/wasm"))
+    serve(registry, image, "plain")
+    registry.add_blob(b"\0asm\1\0\0\0")
+    data = json.dumps(document).encode()
+    registry.add_manifest("library/demo", "latest", images.MANIFEST, data)
+    pulled = await bench.pull()
+    assert pulled.image.record.size == len(data) + sum(
+        each["size"] for each in (document["config"], *document["layers"])
+    )
+    assert set(await bench.tree(image.id)) == {"d", "d/0", "top"}
+    await bench.parts.collector.collect_now(resumable=True)
+    hexadecimal = document["layers"][-1]["digest"].partition(":")[2]
+    blob = bench.root / "content" / "blobs" / "sha256" / hexadecimal
+    assert blob.read_bytes() == b"\0asm\1\0\0\0"
+    await bench.parts.remover.remove(image.id)
+    await bench.nothing_is_left()
 
 
 # --- refusals --------------------------------------------------------------------------------
@@ -344,17 +508,6 @@ async def test_a_wrong_size_is_wrong_whether_or_not_the_blob_is_here(
     assert bench.parts.store.all()[0].record.size == image.size
 
 
-async def test_what_is_no_image(bench: Bench, registry: FaultRegistry) -> None:
-    artifact = {
-        "schemaVersion": 2,
-        "mediaType": images.MANIFEST,
-        "config": descriptor(b"{}", "application/vnd.oci.empty.v1+json"),
-        "layers": [],
-    }
-    registry.add_manifest("library/demo", "latest", images.MANIFEST, json.dumps(artifact).encode())
-    await refused(bench, UnsupportedContentError, "artifact")
-
-
 async def test_no_space_for_what_is_missing(bench: Bench, registry: FaultRegistry) -> None:
     image = image_of(layer(0))
     document = json.loads(image.manifest)
@@ -373,8 +526,8 @@ async def test_an_unauthorised_pull_is_not_told_that_the_image_is_here(
 ) -> None:
     serve(registry, image_of(layer(0)))
     registry.auth = BasicAuth({"user": MARK})
-    await bench.pull(credentials=Credentials("user", MARK))
-    for credentials in (None, Credentials("user", f"{MARK}-wrong")):
+    await bench.pull(credentials=Credentials(username="user", password=MARK))
+    for credentials in (None, Credentials(username="user", password=f"{MARK}-wrong")):
         with pytest.raises(RegistryError) as error:
             await bench.pull(credentials=credentials)
         assert error.value.category is Category.UNAUTHENTICATED
@@ -400,11 +553,11 @@ async def test_a_failed_pull_is_taken_up_again(bench: Bench, registry: FaultRegi
 async def test_too_many_pulls(tmp_path: Path, registry: GatedRegistry) -> None:
     put = serve(registry, image_of(layer(0)))
     gate = registry.hold(put.layers[0].digest)
-    limits = Limits(running_pulls=2, waiting_pulls=3)
+    limits = Limits(running_pulls=5, waiting_pulls=9)  # for one namespace: 2 and 3
     async with Bench.open(tmp_path, registry, limits=limits) as bench:
         pulls = [bench.start() for _ in range(5)]
         await registry.held(gate)
-        with pytest.raises(QueueFullError, match="3 pulls wait already, limit 3"):
+        with pytest.raises(QueueFullError, match=r"3 pulls from .*/library wait already"):
             await bench.pull()
         pulls[4].cancel()
         gate.opened.set()

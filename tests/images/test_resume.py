@@ -12,8 +12,8 @@ import pytest
 from cri_imaged.config.values import ByteSize
 from cri_imaged.errors import RegistryError
 from cri_imaged.limits import Limits
-from tests.images.bench import Bench, image_of, layer, serve, until
 from tests.images.gated import GatedRegistry
+from tests.images.workbench import Bench, image_of, layer, serve, until
 from tests.support.registry import BLOB, Image, corrupt, cut
 from tests.support.require import require_real
 
@@ -74,6 +74,9 @@ async def test_partial_blobs_take_no_room_twice(tmp_path: Path, registry: GatedR
             await asyncio.wait(pulls)
             gate.opened.set()
             assert [pull.cancelled() for pull in pulls] == [True, True]
+        # What it unpacks to takes room, too.
+        options = {"disk_reserve": ByteSize(12 << 20)}
+        async with Bench.open(tmp_path / "root", registry, **options) as bench:
             await bench.pull()
     finally:
         await asyncio.to_thread(subprocess.run, ["umount", "--lazy", tmp_path], check=True)
@@ -117,8 +120,8 @@ async def test_kept_bytes_that_are_wrong_cost_one_restart(
 async def test_a_whole_partial_blob_needs_no_request(bench: Bench, registry: GatedRegistry) -> None:
     image = image_of(layer(0, SIZE))
     put = serve(registry, image)
-    digest = put.layers[0].digest
-    ingest = bench.root / "content" / "ingest" / digest.replace(":", "-")
+    blob = put.layers[0]
+    ingest = bench.root / "content/ingest" / f"{blob.digest.replace(':', '-')}-{blob.size}"
     ingest.write_bytes(image.layers[0].blob)
     pulled = await bench.pull()
     assert (ranges(registry, put), pulled.received) == ([], 0)

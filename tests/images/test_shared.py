@@ -12,17 +12,17 @@ from pathlib import Path
 import pytest
 
 from cri_imaged.errors import Category, CorruptContentError, RegistryError
-from cri_imaged.images.pull import Pulled
+from cri_imaged.images.pull.puller import Pulled
 from cri_imaged.ports import Credentials
-from tests.images.bench import Bench, image_of, layer, serve, until
 from tests.images.gated import GatedRegistry
+from tests.images.workbench import Bench, image_of, layer, serve, until
 from tests.support import images
 from tests.support.leaks import MARK
 from tests.support.registry import BLOB, MANIFEST, BasicAuth, BearerAuth, Image, Seen, status
 
 USERS = {user: f"{MARK}-{user}" for user in ("ann", "bob", "cid")}
-GOOD = [Credentials(user, password) for user, password in USERS.items()]
-WRONG = Credentials("ann", f"{MARK}-wrong")
+GOOD = [Credentials(username=user, password=password) for user, password in USERS.items()]
+WRONG = Credentials(username="ann", password=f"{MARK}-wrong")
 
 
 def digest_of(seen: Seen) -> str:
@@ -62,6 +62,24 @@ async def test_32_pulls_with_4_credentials(
     await bench.nothing_is_left()
 
 
+async def test_no_more_layers_of_an_image_come_at_a_time_than_configured(
+    tmp_path: Path, registry: GatedRegistry
+) -> None:
+    put = serve(registry, image_of(*(layer(number) for number in range(4))))
+    gates = [registry.hold(each.digest) for each in put.layers]
+    async with Bench.open(tmp_path, registry, max_concurrent_downloads=3) as bench:
+        pull = bench.start()
+        await until(lambda: sum(gate.waiting for gate in gates) == 3)
+        await bench.pull_and_remove(registry)
+        assert sum(gate.waiting for gate in gates) == 3, "while another whole pull went by"
+        first = next(gate for gate in gates if gate.waiting)
+        first.opened.set()
+        await until(lambda: all(gate.waiting or gate is first for gate in gates))
+        for gate in gates:
+            gate.opened.set()
+        await pull
+
+
 async def test_the_config_is_fetched_once_too(bench: Bench, registry: GatedRegistry) -> None:
     put = serve(registry, image_of(layer(0)))
     gate = registry.hold(put.config.digest, 1)
@@ -88,7 +106,7 @@ async def test_the_pull_that_began_each_fetch_goes_away_half_way(
     others = [bench.start(credentials=[*GOOD, WRONG][n % 4]) for n in range(1, 32)]
     await until(lambda: len(bench.parts.running.list()) == 24)
     (watched,) = [p for p in bench.parts.running.list() if p.id == "1"]
-    await until(lambda: all(each.fetched() == 100_000 for each in watched.layers))
+    await until(lambda: all(each.fetched == 100_000 for each in watched.layers))
     first.cancel()
     await asyncio.wait([first])
     for gate in gates:
@@ -100,7 +118,8 @@ async def test_the_pull_that_began_each_fetch_goes_away_half_way(
     again = [seen.offset for seen in registry.gets(BLOB) if seen.status == 206]
     assert again == [100_000] * 3
     received = {p.result().received for p in others if not p.exception()}
-    assert received == {sum(each.size for each in put.layers)}
+    # Who began when all was here received nothing.
+    assert received - {0} == {sum(each.size for each in put.layers)}
     assert "pull" not in bench.leases()
 
 
@@ -229,7 +248,7 @@ async def test_a_pull_of_many_layers_holds_up_no_other_pull(
 ) -> None:
     """All blobs are here. The layers of one pull want a worker at once, and the other pull's gets
     one before they have all had theirs."""
-    serve(registry, image_of(*(layer(number, 100_000) for number in range(80))), "many")
+    serve(registry, image_of(*(layer(number, 100_000) for number in range(60))), "many")
     serve(registry, image_of(layer(100)), "one")
     snapshots = tmp_path / "snapshots/native"
     async with Bench.open(tmp_path, registry, max_concurrent_unpacks=1) as bench:
@@ -238,10 +257,29 @@ async def test_a_pull_of_many_layers_holds_up_no_other_pull(
         shutil.rmtree(snapshots)
         snapshots.mkdir()
         many = bench.start("many")
-        await until(lambda: len(list(snapshots.glob("*/fs"))) == 80)
+        await until(lambda: len(list(snapshots.glob("*/fs"))) == 60)
         await bench.pull("one")
         assert [top for top in snapshots.glob("*/fs") if not list(top.iterdir())]
         await many
+
+
+async def test_of_one_pull_few_layers_wait_for_those_below(
+    bench: Bench, registry: GatedRegistry
+) -> None:
+    """Each waits with a result in memory and a file that is open."""
+    serve(registry, image_of(layer(100)), "one")
+    put = serve(registry, image_of(*(layer(number) for number in range(100))))
+    gate = registry.hold(put.layers[0].digest)
+    pull = bench.start()
+    made = bench.root / "snapshots/native"
+    await registry.held(gate)
+    await until(lambda: len(list((bench.root / "content/blobs/sha256").iterdir())) >= 99)
+    await until(lambda: len(list(made.glob("*/fs/top"))) >= 63)
+    await bench.pull("one")
+    assert len(list(made.glob("*/fs/top"))) == 64
+    gate.opened.set()
+    await pull
+    assert len(list(made.glob("*/fs"))) == 101
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from cri_imaged.errors import InvalidRequestError
+from cri_imaged.images.events import Events
+from cri_imaged.images.pins import Pins
+from cri_imaged.images.publishing import Publisher
 from cri_imaged.images.store import ImageStore
 from cri_imaged.metadata import blobs, images
 from cri_imaged.metadata.database import Database
@@ -15,9 +18,11 @@ from cri_imaged.metadata.images import NewImage
 from cri_imaged.oci.descriptor import Descriptor
 from cri_imaged.oci.digest import Digest
 from cri_imaged.oci.media_types import OCI_MANIFEST
+from cri_imaged.oci.reference import Reference
 
 LIB = "docker.io/library/"
 M = Digest.of(b"manifest")
+PINS = Pins([Reference.parse("pinned:1")])
 
 
 class Bench:
@@ -42,7 +47,7 @@ class Bench:
         )
         await self.database.write(lambda db: blobs.insert(db, M, 1, None))
         await self.database.write(lambda db: images.save(db, new))
-        await self.store.update(new.names, handler)
+        await Publisher(self.store, Events()).update(new.names, handler)
         return digest
 
     async def remove(self, digest: Digest, handler: str = "") -> None:
@@ -53,7 +58,7 @@ class Bench:
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     database = await Database.open(tmp_path / "m.db")
-    yield Bench(database, ImageStore(database, [LIB + "pinned:1"], ["vm", "other"]))
+    yield Bench(database, ImageStore(database, PINS, ["vm", "other"]))
     await database.close()
 
 
@@ -168,10 +173,25 @@ async def test_a_handler_that_is_not_configured_has_the_default_ones_images(benc
     assert bench.store.get("a:1", "vm") is None
 
 
+async def test_what_was_pulled_for_a_handler_that_is_gone_from_the_configuration(
+    bench: Bench,
+) -> None:
+    """The kubelet collects it by ID and handler: that must not hit the default one's image."""
+    image_id = await bench.add("1", LIB + "a:1")
+    await bench.add("1", LIB + "a:1", handler="retired")
+    image = bench.store.get(image_id, "retired")
+    assert image is not None
+    assert image.record.handler == "retired"
+    await bench.remove(image_id, "retired")
+    image = bench.store.get(image_id, "retired")
+    assert image is not None
+    assert image.record.handler == "", "as for a handler that never was"
+
+
 async def test_what_metadata_says_is_there_after_a_restart(bench: Bench) -> None:
     await bench.add("1", LIB + "a:1")
     await bench.add("2", LIB + "pinned:1", handler="vm")
-    again = ImageStore(bench.database, [LIB + "pinned:1"], ["vm", "other"])
+    again = ImageStore(bench.database, PINS, ["vm", "other"])
     await again.load()
     assert again.all() == bench.store.all()
     await bench.database.write(lambda db: blobs.lost(db, [M]))

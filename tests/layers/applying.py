@@ -18,11 +18,11 @@ from pathlib import Path
 import pytest
 
 from cri_imaged.errors import ImagedError
-from cri_imaged.layers.pool import WorkerPool
+from cri_imaged.layers.worker.pool import WorkerPool
 from cri_imaged.limits import Limits
 from cri_imaged.oci import media_types
-from cri_imaged.ports import Applied, DirectoryExtraction
-from tests.layers.sources import Whole
+from cri_imaged.ports import Applied, DirectoryTarget
+from tests.layers.sources import Whole, described
 from tests.support.require import require_real
 from tests.support.unprivileged import CHECKOUT, as_nobody
 
@@ -44,6 +44,8 @@ class Outcome:
     opaques: tuple[bytes, ...] = ()
     implicit: tuple[bytes, ...] = ()
     links: tuple[tuple[bytes, bytes], ...] = ()
+    devices: tuple[tuple[bytes, int, int, int], ...] = ()
+    """name, mode, major, minor"""
 
     def accept(self) -> Outcome:
         """Fail unless it was applied."""
@@ -111,9 +113,9 @@ async def _apply_all(jobs: Sequence[Job], limits: Limits) -> list[Mapping[str, o
     out = []
     async with WorkerPool(limits, max_workers=2) as pool:
         for archive, media_type, target in jobs:
-            into = DirectoryExtraction(Path(target))
+            into = DirectoryTarget(Path(target))
             try:
-                applied = await pool.apply(Whole(Path(archive)), media_type, into)
+                applied = await pool.apply(Whole(Path(archive)), described(media_type), into)
             except (ImagedError, OSError) as error:
                 out.append({"error": type(error).__name__, "message": str(error)})
             else:
@@ -136,6 +138,11 @@ def _plain(applied: Applied) -> Mapping[str, object]:
         "opaques": [text(path) for path in applied.opaques],
         "implicit": [text(path) for path in applied.implicit],
         "links": [(text(name), text(target)) for name, target in applied.links],
+        "devices": [
+            (text(name), device.mode, device.major, device.minor)
+            for device in applied.devices
+            for name in device.names
+        ],
     }
 
 
@@ -145,7 +152,7 @@ def _outcome(values: Mapping[str, object]) -> Outcome:
             return value.encode("latin-1")
         return tuple(map(encoded, value)) if isinstance(value, list | tuple) else value
 
-    paths = {"whiteouts", "opaques", "implicit", "links"}
+    paths = {"whiteouts", "opaques", "implicit", "links", "devices"}
     return Outcome(
         **{
             key: encoded(value)

@@ -7,7 +7,14 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from cri_imaged.oci.descriptor import Descriptor
+from cri_imaged.oci.digest import Digest
 from cri_imaged.ports import Available, Complete, Failed, Restart, Watermark
+
+
+def described(media_type: str) -> Descriptor:
+    """A layer's descriptor, of which only the type matters here."""
+    return Descriptor(media_type, Digest.of(b""), 0)
 
 
 class Whole:
@@ -16,7 +23,7 @@ class Whole:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def open(self) -> int:
+    async def open(self) -> int:
         return os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
 
     async def watermarks(self) -> AsyncIterator[Watermark]:
@@ -62,7 +69,7 @@ class Growing:
             self._state = state
             self._condition.notify_all()
 
-    def open(self) -> int:
+    async def open(self) -> int:
         return os.open(self._path(), os.O_RDONLY | os.O_CLOEXEC)
 
     async def watermarks(self) -> AsyncIterator[Watermark]:

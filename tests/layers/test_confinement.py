@@ -16,15 +16,16 @@ from tests.support.require import require_real
 from tests.support.unprivileged import CHECKOUT, as_nobody
 
 PROBE = """
-import json, os, resource, socket, sys
-from cri_imaged.layers import confine, zygote
+import json, os, resource, socket, stat, sys
+from cri_imaged.layers.worker import confine, zygote
 from cri_imaged.limits import Limits
 
 root = os.open(sys.argv[1], os.O_RDONLY)
 status = os.open("/proc/self/status", os.O_RDONLY)
 descriptors = "/proc/self/fd"
 unwanted = socket.socket()
-confine.keep_descriptors([root, status])
+told = os.dup(1)
+confine.keep_descriptors([root, status, told])
 open_now = sorted(map(int, os.listdir(descriptors)))
 loaded = set(sys.modules)
 confine.confine(root, Limits(worker_memory_bytes=400 << 20), chroot=confine.privileged())
@@ -47,10 +48,13 @@ answer = {
     "memory": outcome(lambda: len(bytearray(1 << 30))),
     "status": {k: lines[k] for k in ("CapEff", "CapPrm", "CapBnd", "NoNewPrivs")},
     "forbidden": sorted(set(sys.modules) & {"grpc", "asyncio", "aiohttp", "ssl", "ctypes.util"}),
+    "standard": [stat.S_ISFIFO(os.fstat(number).st_mode) for number in range(3)],
+    "files": resource.getrlimit(resource.RLIMIT_NOFILE)[1],
     "core": resource.getrlimit(resource.RLIMIT_CORE)[1],
     "umask": os.umask(0),
 }
-os.write(1, json.dumps(answer).encode())
+os.write(told, json.dumps(answer).encode())
+os._exit(0)  # as a worker ends: nobody reads its standard streams any more
 """
 
 
@@ -68,7 +72,7 @@ def probe(tmp_path: Path, wrap: Callable[[list[str]], list[str]]) -> dict[str, o
 def test_as_root(tmp_path: Path) -> None:
     require_real(os.geteuid() == 0, "only root may chroot")
     answer = probe(tmp_path, lambda command: command)
-    kept = sum(1 << capability for capability in (0, 1, 3, 4, 27, 31))
+    kept = sum(1 << capability for capability in (0, 1, 3, 4, 31))
     status = answer["status"]
     assert isinstance(status, dict)
     assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == kept
@@ -85,7 +89,9 @@ def test_as_an_ordinary_user(tmp_path: Path) -> None:
 
 def check(answer: dict[str, object]) -> None:
     assert answer["status"]["NoNewPrivs"] == "1"  # type: ignore[index]
-    assert answer["descriptors"] == 5  # the standard ones and the two that were kept
+    assert answer["descriptors"] == 6  # the standard ones and the three that were kept
+    assert answer["standard"] == [True] * 3  # neither the node's /dev/null nor the daemon's log
+    assert answer["files"] == 512
     assert answer["import"] in ("ModuleNotFoundError", "ImportError")
     assert answer["loaded"] is False
     assert answer["memory"] == "MemoryError"
@@ -99,7 +105,7 @@ def test_the_zygotes_environment_is_empty() -> None:
     script = """
 import asyncio, os, socket, sys
 from pathlib import Path
-from cri_imaged.layers.client import Zygote
+from cri_imaged.layers.worker.handle import Zygote
 
 async def main():
     server = socket.create_server(("127.0.0.1", 0))
@@ -130,7 +136,7 @@ asyncio.run(main())
 def test_the_zygote_ends_with_the_daemon() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     zygote = subprocess.Popen(
-        [sys.executable, "-I", "-m", "cri_imaged.layers.zygote", str(theirs.fileno())],
+        [sys.executable, "-I", "-m", "cri_imaged.layers.worker.zygote", str(theirs.fileno())],
         pass_fds=[theirs.fileno()],
     )
     theirs.close()
@@ -140,6 +146,6 @@ def test_the_zygote_ends_with_the_daemon() -> None:
 
 @pytest.mark.parametrize("module", ["grpc", "asyncio", "aiohttp", "ssl", "multiprocessing"])
 def test_the_zygote_loads_no(module: str) -> None:
-    script = f"import cri_imaged.layers.zygote, sys; sys.exit({module!r} in sys.modules)"
+    script = f"import cri_imaged.layers.worker.zygote, sys; sys.exit({module!r} in sys.modules)"
     # With the zygote's empty environment; measuring coverage would load more.
     subprocess.run([sys.executable, "-I", "-c", script], env={}, check=True)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import random
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cri_imaged.errors import CorruptContentError, LimitExceededError
-from cri_imaged.layers.decompress import CHUNK, decompress
+from cri_imaged.layers.decode.decoder import Encoded
+from cri_imaged.layers.decode.members import CHUNK
+from cri_imaged.layers.decode.table import decoder_of
 from cri_imaged.limits import MIB, Limits
 from cri_imaged.oci import media_types
+from tests.layers.direct import apply_into, decoded
 from tests.support.tarballs import gz, split, zst
 
 GZIP, ZSTD, PLAIN = (
@@ -28,7 +33,7 @@ SKIPPABLE = b"\x5a\x2a\x4d\x18" + struct.pack("<I", 5) + b"skip!"
 
 def whole(source: bytes | Iterable[bytes], media_type: str, limits: Limits | None = None) -> bytes:
     pieces = [source] if isinstance(source, bytes) else source
-    chunks = list(decompress(pieces, media_type, limits or Limits()))
+    chunks = list(decoded(pieces, media_type, limits or Limits()))
     assert all(0 < len(chunk) <= max(CHUNK, len(DATA)) for chunk in chunks)
     return b"".join(chunks)
 
@@ -49,7 +54,7 @@ def test_whole_streams(media_type: str, blob: bytes, sizes: list[int]) -> None:
     assert whole(split(blob, sizes), media_type) == DATA
 
 
-@pytest.mark.parametrize("media_type", sorted(media_types.LAYERS))
+@pytest.mark.parametrize("media_type", sorted(media_types.CLEAR_LAYERS))
 def test_magic_decides_where_compression_is_announced(media_type: str) -> None:
     plain_by_spec = media_type in (media_types.OCI_LAYER, media_types.OCI_FOREIGN_LAYER)
     for blob in (gz(DATA), zst(DATA)):
@@ -102,17 +107,22 @@ def test_truncated_at_any_byte(pack: object) -> None:
 
 
 def test_chunks_are_neither_large_nor_many() -> None:
-    large = list(decompress([zst(bytes(64 * MIB))], ZSTD, Limits()))
+    large = list(decoded([zst(bytes(64 * MIB))], ZSTD, Limits()))
     assert max(map(len, large)) <= CHUNK
-    small = list(decompress([gz(b"x" * 100) * 1000], GZIP, Limits()))
+    small = list(decoded([gz(b"x" * 100) * 1000], GZIP, Limits()))
     assert len(small) < 10
+    text = DATA[:MIB].hex().encode()
+    usual = list(decoded(split(gz(text), [CHUNK]), GZIP, Limits()))
+    assert len(usual) < 3 * len(text) // CHUNK
 
 
-def test_layer_bytes() -> None:
-    for blob, media_type in ((gz(DATA), GZIP), (zst(DATA), ZSTD), (DATA, PLAIN)):
+def test_layer_bytes(tmp_path: Path) -> None:
+    data = bytes(3 * MIB)  # beyond an archive's end everything counts, too
+    for blob, media_type in ((gz(data), GZIP), (zst(data), ZSTD), (data, PLAIN)):
         with pytest.raises(LimitExceededError, match="layer_bytes"):
-            whole(blob, media_type, Limits(layer_bytes=len(DATA) - 1))
-        assert whole(blob, media_type, Limits(layer_bytes=len(DATA))) == DATA
+            apply_into(tmp_path, blob, media_type, Limits(layer_bytes=len(data) - 1))
+        done, _ = apply_into(tmp_path, blob, media_type, Limits(layer_bytes=len(data)))
+        assert done.size == len(data)
 
 
 def test_ratio_counts_only_beyond_what_is_free() -> None:
@@ -121,6 +131,23 @@ def test_ratio_counts_only_beyond_what_is_free() -> None:
         assert whole(blob, media_type, Limits(expansion_free_bytes=8 * MIB)) == zeros
         with pytest.raises(LimitExceededError, match="expansion_ratio"):
             whole(blob, media_type, Limits(expansion_free_bytes=4 * MIB))
+
+
+@pytest.mark.parametrize(("pack", "media_type"), [(gz, GZIP), (zst, ZSTD)])
+def test_ratio_is_of_the_whole_blob_whatever_it_begins_with(
+    pack: Callable[[bytes], bytes], media_type: str
+) -> None:
+    limits = Limits(expansion_free_bytes=4 * MIB)
+    zeros, noise = bytes(16 * MIB), os.urandom(MIB)
+    for parts in ((zeros, noise), (noise, zeros)):
+        blob = pack(b"".join(parts))
+        told = Encoded(media_type, size=len(blob))
+        chunks = decoder_of(media_type).decode(split(blob, [1000]), told, limits)
+        assert sum(map(len, chunks)) == 17 * MIB
+    bomb = pack(zeros)
+    told = Encoded(media_type, size=len(bomb))
+    with pytest.raises(LimitExceededError, match="expansion_ratio"):
+        list(decoder_of(media_type).decode([bomb], told, limits))
 
 
 def test_members() -> None:
@@ -159,7 +186,7 @@ def test_fuzz_damaged_streams(changes: list[tuple[int, bytes]], media_type: str)
 
 
 def _refused_or_read(data: bytes, media_type: str) -> None:
-    limits = Limits(layer_bytes=10 * MIB)
+    limits = Limits(expansion_free_bytes=10 * MIB)
     try:
         whole(split(data, [1, 100]), media_type, limits)
     except (CorruptContentError, LimitExceededError):

@@ -21,16 +21,17 @@ from cri_imaged.errors import (
     UnsupportedContentError,
     WorkerDiedError,
 )
-from cri_imaged.layers.pool import WorkerPool
+from cri_imaged.layers.worker.pool import WorkerPool
 from cri_imaged.limits import MIB, Limits
 from cri_imaged.oci import media_types
-from cri_imaged.ports import Applied, DirectoryExtraction
+from cri_imaged.oci.descriptor import Descriptor
+from cri_imaged.ports import Activity, Applied, DirectoryTarget
 from tests.layers.listing import kinds
-from tests.layers.sources import Growing, Whole
+from tests.layers.sources import Growing, Whole, described
 from tests.support import tarballs as t
 from tests.support.require import require_real
 
-GZIP, PLAIN = media_types.OCI_LAYER_GZIP, media_types.OCI_LAYER
+GZIP, PLAIN = described(media_types.OCI_LAYER_GZIP), described(media_types.OCI_LAYER)
 LAYER = t.archive(t.directory("d"), *(t.file(f"d/{n}", b"%d" % n * 1000) for n in range(100)))
 NAMES = {"d", *(f"d/{n}" for n in range(100))}
 
@@ -42,16 +43,20 @@ async def pool() -> AsyncIterator[WorkerPool]:
 
 
 @pytest.fixture
-def into(tmp_path: Path) -> DirectoryExtraction:
+def into(tmp_path: Path) -> DirectoryTarget:
     (tmp_path / "root").mkdir()
-    return DirectoryExtraction(tmp_path / "root")
+    return DirectoryTarget(tmp_path / "root")
 
 
 def descendants(pid: int | None = None) -> list[int]:
     """Live processes below this one, zombies left out."""
     found = []
     for task in Path(f"/proc/{pid or os.getpid()}/task").iterdir():
-        for child in map(int, (task / "children").read_text().split()):
+        try:
+            children = (task / "children").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # a thread that has ended
+        for child in map(int, children.split()):
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 state = Path(f"/proc/{child}/stat").read_text().rpartition(") ")[2][0]
                 found += [child] * (state not in "ZX") + descendants(child)
@@ -62,12 +67,16 @@ def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1])
 
 
+def oom_score(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+
 def workers() -> list[int]:
     """Layer workers: processes whose parent is a zygote, which is a child of this one."""
     found = []
     for child in descendants():
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            is_zygote = b"layers.zygote" in Path(f"/proc/{child}/cmdline").read_bytes()
+            is_zygote = b"layers.worker.zygote" in Path(f"/proc/{child}/cmdline").read_bytes()
             if is_zygote and parent_of(child) == os.getpid():
                 found += descendants(child)
     return found
@@ -91,22 +100,22 @@ def check(applied: Applied, layer: bytes, root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("media_type", "pack"),
-    [(GZIP, t.gz), (media_types.OCI_LAYER_ZSTD, t.zst), (PLAIN, bytes)],
+    ("layer", "pack"),
+    [(GZIP, t.gz), (described(media_types.OCI_LAYER_ZSTD), t.zst), (PLAIN, bytes)],
 )
 async def test_whole_source(
     pool: WorkerPool,
-    into: DirectoryExtraction,
+    into: DirectoryTarget,
     tmp_path: Path,
-    media_type: str,
+    layer: Descriptor,
     pack: Callable[[bytes], bytes],
 ) -> None:
     (tmp_path / "blob").write_bytes(pack(LAYER))
-    check(await pool.apply(Whole(tmp_path / "blob"), media_type, into), LAYER, into.directory)
+    check(await pool.apply(Whole(tmp_path / "blob"), layer, into), LAYER, into.directory)
 
 
 async def test_sha512_diff_id_covers_bytes_after_the_end(
-    pool: WorkerPool, into: DirectoryExtraction, tmp_path: Path
+    pool: WorkerPool, into: DirectoryTarget, tmp_path: Path
 ) -> None:
     layer = LAYER + b"more" * 100_000
     (tmp_path / "blob").write_bytes(t.gz(layer[:5000]) + t.gz(layer[5000:]))
@@ -114,14 +123,14 @@ async def test_sha512_diff_id_covers_bytes_after_the_end(
     assert applied.diff_id == "sha512:" + hashlib.sha512(layer).hexdigest()
 
 
-async def test_empty_layers(pool: WorkerPool, into: DirectoryExtraction, tmp_path: Path) -> None:
-    for blob, media_type in ((t.gz(t.END), GZIP), (b"", PLAIN), (t.gz(b""), GZIP)):
+async def test_empty_layers(pool: WorkerPool, into: DirectoryTarget, tmp_path: Path) -> None:
+    for blob, layer in ((t.gz(t.END), GZIP), (b"", PLAIN), (t.gz(b""), GZIP)):
         (tmp_path / "blob").write_bytes(blob)
-        applied = await pool.apply(Whole(tmp_path / "blob"), media_type, into)
+        applied = await pool.apply(Whole(tmp_path / "blob"), layer, into)
         assert (applied.entries, applied.implicit) == (0, (b"",))
 
 
-async def test_growing_source(pool: WorkerPool, into: DirectoryExtraction, tmp_path: Path) -> None:
+async def test_growing_source(pool: WorkerPool, into: DirectoryTarget, tmp_path: Path) -> None:
     source = Growing(tmp_path)
     task = asyncio.create_task(pool.apply(source, PLAIN, into))
     for piece in t.split(LAYER, [1, 511, 7000, 20_000]):
@@ -133,7 +142,7 @@ async def test_growing_source(pool: WorkerPool, into: DirectoryExtraction, tmp_p
 
 
 async def test_restart_empties_the_directory(
-    pool: WorkerPool, into: DirectoryExtraction, tmp_path: Path
+    pool: WorkerPool, into: DirectoryTarget, tmp_path: Path
 ) -> None:
     source = Growing(tmp_path)
     wrong = t.archive(
@@ -156,8 +165,22 @@ async def test_restart_empties_the_directory(
     assert "user.wrong" not in os.listxattr(into.directory)
 
 
+async def test_the_kernel_ends_workers_before_the_daemon(
+    pool: WorkerPool, into: DirectoryTarget, tmp_path: Path
+) -> None:
+    source = Growing(tmp_path)
+    task = asyncio.create_task(pool.apply(source, GZIP, into))
+    await source.write(t.gz(LAYER)[:10])
+    await until(workers)
+    for worker in workers():
+        assert oom_score(worker) == 500
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
 async def test_wrong_bytes_wait_for_the_sources_word(
-    pool: WorkerPool, into: DirectoryExtraction, tmp_path: Path
+    pool: WorkerPool, into: DirectoryTarget, tmp_path: Path
 ) -> None:
     source = Growing(tmp_path)
     task = asyncio.create_task(pool.apply(source, GZIP, into))
@@ -173,7 +196,7 @@ async def test_wrong_bytes_wait_for_the_sources_word(
 
 
 async def test_wrong_bytes_that_are_the_right_ones(
-    pool: WorkerPool, into: DirectoryExtraction, tmp_path: Path
+    pool: WorkerPool, into: DirectoryTarget, tmp_path: Path
 ) -> None:
     source = Growing(tmp_path)
     task = asyncio.create_task(pool.apply(source, PLAIN, into))
@@ -187,7 +210,7 @@ async def test_wrong_bytes_that_are_the_right_ones(
 
 @pytest.mark.parametrize("data", [b"", LAYER[:3000], b"not a header" * 100])
 async def test_failed_source(
-    pool: WorkerPool, into: DirectoryExtraction, tmp_path: Path, data: bytes
+    pool: WorkerPool, into: DirectoryTarget, tmp_path: Path, data: bytes
 ) -> None:
     source = Growing(tmp_path)
     task = asyncio.create_task(pool.apply(source, PLAIN, into))
@@ -199,7 +222,7 @@ async def test_failed_source(
     assert not workers()
 
 
-async def test_limits_do_not_wait_for_the_source(into: DirectoryExtraction, tmp_path: Path) -> None:
+async def test_limits_do_not_wait_for_the_source(into: DirectoryTarget, tmp_path: Path) -> None:
     async with WorkerPool(Limits(layer_entries=50), max_workers=1) as pool:
         source = Growing(tmp_path)
         await source.write(LAYER)
@@ -207,7 +230,7 @@ async def test_limits_do_not_wait_for_the_source(into: DirectoryExtraction, tmp_
             await pool.apply(source, PLAIN, into)
 
 
-async def test_killed_once(pool: WorkerPool, into: DirectoryExtraction, tmp_path: Path) -> None:
+async def test_killed_once(pool: WorkerPool, into: DirectoryTarget, tmp_path: Path) -> None:
     source = Growing(tmp_path)
     task = asyncio.create_task(pool.apply(source, PLAIN, into))
     await source.write(LAYER[:30_000])
@@ -220,7 +243,7 @@ async def test_killed_once(pool: WorkerPool, into: DirectoryExtraction, tmp_path
     check(await task, LAYER, into.directory)
 
 
-async def test_killed_twice(pool: WorkerPool, into: DirectoryExtraction, tmp_path: Path) -> None:
+async def test_killed_twice(pool: WorkerPool, into: DirectoryTarget, tmp_path: Path) -> None:
     source = Growing(tmp_path)
     (tmp_path / "other").mkdir()
     (tmp_path / "blob").write_bytes(LAYER)
@@ -234,12 +257,12 @@ async def test_killed_twice(pool: WorkerPool, into: DirectoryExtraction, tmp_pat
         os.kill(worker, signal.SIGKILL)
     with pytest.raises(WorkerDiedError, match="died 2 times: killed by signal 9"):
         await task
-    other = DirectoryExtraction(tmp_path / "other")
+    other = DirectoryTarget(tmp_path / "other")
     check(await pool.apply(Whole(tmp_path / "blob"), PLAIN, other), LAYER, other.directory)
 
 
 async def test_the_zygote_is_killed(
-    pool: WorkerPool, into: DirectoryExtraction, tmp_path: Path
+    pool: WorkerPool, into: DirectoryTarget, tmp_path: Path
 ) -> None:
     source = Growing(tmp_path)
     task = asyncio.create_task(pool.apply(source, PLAIN, into))
@@ -253,7 +276,7 @@ async def test_the_zygote_is_killed(
     assert worker not in descendants()
 
 
-async def test_cancellation(pool: WorkerPool, into: DirectoryExtraction, tmp_path: Path) -> None:
+async def test_cancellation(pool: WorkerPool, into: DirectoryTarget, tmp_path: Path) -> None:
     source = Growing(tmp_path)
     task = asyncio.create_task(pool.apply(source, PLAIN, into))
     await source.write(LAYER[:30_000])
@@ -269,10 +292,11 @@ async def test_cancellation(pool: WorkerPool, into: DirectoryExtraction, tmp_pat
 
 
 class Crowd:
-    """Layers of a pool, each with a directory of its own below `folder`."""
+    """Layers of one pull, each with a directory of its own below `folder`."""
 
     def __init__(self, pool: WorkerPool, folder: Path) -> None:
         self.pool, self.folder = pool, folder
+        self.share = Activity()
         self.tasks: list[asyncio.Task[Applied]] = []
         self.sources: list[Growing] = []
 
@@ -284,8 +308,9 @@ class Crowd:
             await source.write(LAYER if complete else LAYER[:30_000])
             if complete:
                 await source.complete()
-            into = DirectoryExtraction(folder / "root")
-            self.tasks.append(asyncio.create_task(self.pool.apply(source, PLAIN, into)))
+            into = DirectoryTarget(folder / "root")
+            apply = self.pool.apply(source, PLAIN, into, share=self.share)
+            self.tasks.append(asyncio.create_task(apply))
             self.sources.append(source)
 
     async def end(self, numbers: range) -> None:
@@ -328,7 +353,7 @@ async def test_layers_that_do_not_arrive_hold_nobody_up(tmp_path: Path) -> None:
         await crowd.check(range(6))
 
 
-async def test_no_child_outlives_the_pool(into: DirectoryExtraction, tmp_path: Path) -> None:
+async def test_no_child_outlives_the_pool(into: DirectoryTarget, tmp_path: Path) -> None:
     before, others = set(os.listdir("/proc/self/fd")), descendants()
     async with WorkerPool(Limits(), max_workers=1) as pool:
         source = Growing(tmp_path)
@@ -343,7 +368,7 @@ async def test_no_child_outlives_the_pool(into: DirectoryExtraction, tmp_path: P
     assert set(os.listdir("/proc/self/fd")) == before
 
 
-def test_under_the_daemons_event_loop(into: DirectoryExtraction, tmp_path: Path) -> None:
+def test_under_the_daemons_event_loop(into: DirectoryTarget, tmp_path: Path) -> None:
     async def grow() -> Applied:
         async with WorkerPool(Limits(), max_workers=1) as pool:
             source = Growing(tmp_path)
@@ -361,21 +386,48 @@ def test_under_the_daemons_event_loop(into: DirectoryExtraction, tmp_path: Path)
     assert descendants() == others
 
 
-async def test_unknown_media_type(
-    pool: WorkerPool, into: DirectoryExtraction, tmp_path: Path
-) -> None:
+async def test_unknown_media_type(pool: WorkerPool, into: DirectoryTarget, tmp_path: Path) -> None:
     (tmp_path / "blob").write_bytes(LAYER)
     with pytest.raises(UnsupportedContentError, match="squashfs"):
-        await pool.apply(Whole(tmp_path / "blob"), "application/squashfs", into)
+        await pool.apply(Whole(tmp_path / "blob"), described("application/squashfs"), into)
 
 
-async def test_memory_is_limited(into: DirectoryExtraction, tmp_path: Path) -> None:
+async def test_memory_is_limited(into: DirectoryTarget, tmp_path: Path) -> None:
     with (tmp_path / "blob").open("wb") as file:
         file.writelines(t.whiteout(f"{n:090}") for n in range(200_000))
         file.write(t.END)
-    async with WorkerPool(Limits(worker_memory_bytes=72 * MIB), max_workers=1) as pool:
+    async with WorkerPool(Limits(worker_memory_bytes=56 * MIB), max_workers=1) as pool:
         with pytest.raises(LimitExceededError, match="worker_memory_bytes"):
             await pool.apply(Whole(tmp_path / "blob"), PLAIN, into)
+
+
+async def test_the_reserve_stays_free_while_layers_are_written(tmp_path: Path) -> None:
+    """Of all that write at the same time; and what they unpack to is known only now."""
+    require_real(os.geteuid() == 0, "only root mounts")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = await asyncio.create_subprocess_exec(
+        *("mount", "-t", "tmpfs", "-o", "size=48m", "small", str(disk))
+    )
+    assert await mounted.wait() == 0
+    try:
+        targets = [DirectoryTarget(disk / str(number)) for number in range(2)]
+        for target in targets:
+            target.directory.mkdir()
+        files = [t.file(f"f{number}", bytes(MIB)) for number in range(40)]
+        (tmp_path / "blob").write_bytes(t.gz(t.archive(*files)))
+        async with WorkerPool(Limits(), max_workers=2, reserve=16 * MIB) as pool:
+            found = await asyncio.gather(
+                *(pool.apply(Whole(tmp_path / "blob"), GZIP, target) for target in targets),
+                return_exceptions=True,
+            )
+        assert {type(each) for each in found} == {NoSpaceError}
+        assert "image.disk_reserve" in str(found[0])
+        free = os.statvfs(disk)
+        assert free.f_bavail * free.f_frsize > 12 * MIB
+    finally:
+        unmounted = await asyncio.create_subprocess_exec("umount", str(disk))
+        assert await unmounted.wait() == 0
 
 
 async def test_no_space(pool: WorkerPool, tmp_path: Path) -> None:
@@ -389,7 +441,7 @@ async def test_no_space(pool: WorkerPool, tmp_path: Path) -> None:
     try:
         (tmp_path / "blob").write_bytes(t.archive(t.file("large", bytes(200_000))))
         with pytest.raises(NoSpaceError, match="'large' at offset 0"):
-            await pool.apply(Whole(tmp_path / "blob"), PLAIN, DirectoryExtraction(target))
+            await pool.apply(Whole(tmp_path / "blob"), PLAIN, DirectoryTarget(target))
     finally:
         unmounted = await asyncio.create_subprocess_exec("umount", str(target))
         assert await unmounted.wait() == 0

@@ -47,7 +47,7 @@ def test_as_gnu_tar_writes_them(form: str, parts: int, tmp_path: Path) -> None:
     made = tmp_path / "root/sparse"
     assert made.read_bytes() == (tmp_path / "sparse").read_bytes()
     assert made.stat().st_blocks * 512 < 10 * MIB
-    assert sink.tree.bytes < 10 * MIB
+    assert sink.held().bytes < 10 * MIB
     assert (tmp_path / "root/after").read_text() == "the next entry"
 
 
@@ -91,9 +91,9 @@ def test_usage_is_what_is_on_disk(archive: bytes, blocks: int, tmp_path: Path) -
     one.mkdir()
     two.mkdir()
     _, sink = apply_into(one, archive)
-    assert sink.tree.bytes == (1 + blocks) * 4096
+    assert sink.held().bytes == (1 + blocks) * 4096
     _, sink = apply_into(two, archive[:-1024] + t.archive(t.file("name", b"dense")))
-    assert (sink.tree.bytes, sink.tree.inodes) == (2 * 4096, 2)
+    assert (sink.held().bytes, sink.held().inodes) == (2 * 4096, 2)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cri_imaged.errors import CorruptContentError, LimitExceededError, UnsupportedContentError
-from cri_imaged.layers.entry import Entry, Kind
-from cri_imaged.layers.tar import TarReader
+from cri_imaged.layers.tar.entry import Entry, Kind
+from cri_imaged.layers.tar.reader import TarReader
 from cri_imaged.limits import Limits
 from tests.support import tarballs as t
 
@@ -78,11 +78,6 @@ def test_ustar_prefix() -> None:
     assert one(t.archive(t.file("name", prefix=b"some/prefix"))).name == b"some/prefix/name"
 
 
-def test_no_prefix_in_gnu_format() -> None:
-    entry = one(t.archive(t.file("name", prefix=b"times", magic=b"ustar  \0")))
-    assert entry.name == b"name"
-
-
 def test_long_names_and_links() -> None:
     entry = one(t.archive(t.symlink(LONG, "to/" + LONG)))
     assert (entry.name, entry.link) == (LONG.encode(), b"to/" + LONG.encode())
@@ -128,17 +123,54 @@ def test_pax_linkpath_and_empty_values() -> None:
     assert (entry.name, entry.link) == (b"a", b"elsewhere")
 
 
-def test_global_pax_until_the_next() -> None:
+GNU = b"ustar  \0"
+TIMES = b"%011o\0" % 1_600_000_000 * 2
+
+
+@pytest.mark.parametrize(
+    ("prefix", "name"),
+    [
+        (b"opt/long", b"opt/long/x"),
+        (b"a" * 155, b"a" * 155 + b"/x"),
+        (b"12345670/8", b"12345670/8/x"),
+        (TIMES, b"x"),
+        (t.base256(1 << 40, 12) + t.base256(5, 12), b"x"),
+        (TIMES[:12] + b"dir/x", TIMES[:11] + b"/x"),
+        (b"1234567", b"x"),
+        ("é/d".encode(), b"x"),
+        (b"", b"x"),
+    ],
+)
+def test_a_prefix_in_a_gnu_header_counts_where_its_times_are_no_numbers(
+    prefix: bytes, name: bytes
+) -> None:
+    """As Go's reader has it, for what Go's writer did before 1.8."""
+    for owner in (0, 2097157):
+        block = t.header("x", magic=GNU, prefix=prefix, uid=owner)
+        assert [entry.name for entry, _ in read(t.archive(block))] == [name]
+
+
+def test_neither_the_old_format_nor_another_magic_has_a_prefix() -> None:
+    for magic in (bytes(8), b"ustar 00", b"USTAR\x0000"):
+        block = t.header("x", magic=magic, prefix=b"opt/long")
+        assert [entry.name for entry, _ in read(t.archive(block))] == [b"x"]
+
+
+def test_a_global_pax_header_changes_no_entry() -> None:
+    plain = read(t.archive(t.file("a"), t.file("b"), t.file("c")))
     entries = read(
         t.archive(
-            t.global_pax({"uid": "5", "SCHILY.xattr.user.a": "ignored", "size": "9"}),
+            t.global_pax({"uid": "5", "mtime": "9", "SCHILY.xattr.user.a": "x", "size": "9"}),
+            t.global_pax({"path": "ignored", "linkpath": "ignored"}),
             t.file("a"),
             t.file("b", pax={"uid": "6"}),
             t.global_pax({"uid": "7"}),
             t.file("c"),
         )
     )
-    assert [entry.uid for entry, _ in entries] == [5, 6, 7]
+    assert [entry.uid for entry, _ in entries] == [0, 6, 0]
+    assert [entry.mtime for entry, _ in entries] == [entry.mtime for entry, _ in plain]
+    assert [entry.name for entry, _ in entries] == [b"a", b"b", b"c"]
     assert all(entry.xattrs is None and entry.size == 0 for entry, _ in entries)
 
 
@@ -210,9 +242,11 @@ def test_signed_checksum() -> None:
 
 @given(st.binary(min_size=512, max_size=512))
 def test_checksum_is_the_sum(block: bytes) -> None:
-    from cri_imaged.layers.fields import checksum
+    from cri_imaged.layers.tar.fields import sums_up
 
-    assert checksum(block) == sum(block[:148] + b" " * 8 + block[156:])
+    right = sum(block[:148] + b" " * 8 + block[156:])
+    for claimed in (right - 1, right, right + 1, right + 65521):
+        assert sums_up(block[:148] + b"%06o\0 " % claimed + block[156:]) is (claimed == right)
 
 
 @pytest.mark.parametrize(

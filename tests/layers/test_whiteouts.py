@@ -1,6 +1,7 @@
 """Whiteouts and opaque directories, against a dictionary that knows nothing of file systems.
 
-The rule: whiteouts and opaques speak of the layers below, wherever in the layer they stand.
+The rules: whiteouts and opaques speak of the layers below, wherever in the layer they stand.
+Whiteouts make nothing; an opaque makes its directory, unless the layer hides that.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cri_imaged.errors import CorruptContentError, LimitExceededError
-from cri_imaged.layers.ledger import Seal
+from cri_imaged.layers.sinks.sink import Sealable
 from cri_imaged.limits import Limits
 from tests.layers.direct import apply_into
 from tests.layers.listing import kinds
@@ -52,6 +53,13 @@ SETS: dict[str, list[Step]] = {
     "opaque root": [(OPAQUE, ""), (FILE, "d/n"), (WHITEOUT, "f")],
     "file where a directory was": [(FILE, "d"), (WHITEOUT, "d/x")],
     "whiteout of nothing below": [(WHITEOUT, "nothing"), (WHITEOUT, "no/thing")],
+    "whiteouts and opaques in a whiteout": [
+        (WHITEOUT, "d"),
+        (WHITEOUT, "d/x"),
+        (OPAQUE, "d/e"),
+        (OPAQUE, "d"),
+    ],
+    "whiteouts in a file": [(FILE, "d/e"), (WHITEOUT, "d/e/x"), (OPAQUE, "d/e/f")],
     "opaque of nothing below": [(OPAQUE, "new"), (FILE, "new/n"), (WHITEOUT, "new/x")],
 }
 ORDERS = [
@@ -90,20 +98,20 @@ def layer_alone(steps: Sequence[Step]) -> Tree:
             own[path] = kind
 
     for what, path in steps:
+        if what in (WHITEOUT, OPAQUE):
+            continue
         for parent in parents(path):
             ensure(parent, "implicit")
         if what == FILE:
             drop(path)
             own[path] = FILE
-        elif what == DIRECTORY:
+        else:
             ensure(path, DIRECTORY)
-        elif what == OPAQUE and path:
-            ensure(path, "implicit")
-    # What was said of the layers below stands, also where another entry took its place meanwhile.
+    gone = {path for what, path in steps if what == WHITEOUT} - own.keys()
     for what, path in steps:
-        needed = {WHITEOUT: parents(path), OPAQUE: parents(f"{path}/x")}.get(what, [])
-        if FILE not in map(own.get, needed):
-            for each in filter(None, needed):
+        needed = list(filter(None, parents(f"{path}/x"))) if what == OPAQUE else []
+        if FILE not in map(own.get, needed) and not gone.intersection(needed):
+            for each in needed:
                 own.setdefault(each, "implicit")
     return own
 
@@ -126,15 +134,15 @@ def expected(steps: Sequence[Step]) -> Tree:
     return merged
 
 
-def merged_by(seal: Seal, root: Path) -> Tree:
+def merged_by(sealable: Sealable, root: Path) -> Tree:
     """The merged tree that a snapshotter makes of what the applier reports."""
     merged = dict(LOWER)
     own = kinds(root)
-    for path in map(bytes.decode, seal.whiteouts):
+    for path in map(bytes.decode, sealable.whiteouts):
         assert path not in own
         for name in [path, *below(merged, path)]:
             merged.pop(name, None)
-    for path in map(bytes.decode, seal.opaques):
+    for path in map(bytes.decode, sealable.opaques):
         assert not path or own[path] == DIRECTORY
         for name in below(merged, path):
             del merged[name]
@@ -163,13 +171,17 @@ def expected_implicit(steps: Sequence[Step]) -> set[str]:
 
 
 def check(steps: Sequence[Step], root: Path) -> None:
-    seal = apply_into(root, built(steps))[0].seal
-    assert merged_by(seal, root) == expected(steps)
-    assert {path.decode() for path in seal.implicit} == expected_implicit(steps)
-    assert list(seal.implicit) == sorted(seal.implicit, key=lambda path: path.split(b"/"))
+    sealable = apply_into(root, built(steps))[0].sealable
+    assert merged_by(sealable, root) == expected(steps)
+    assert {path.decode() for path in sealable.implicit} == expected_implicit(steps)
+    assert list(sealable.implicit) == sorted(sealable.implicit, key=lambda path: path.split(b"/"))
     own = kinds(root)
-    for path in map(bytes.decode, (*seal.whiteouts, *seal.implicit)):
+    for path in map(bytes.decode, sealable.implicit):
         assert all(own[parent] == DIRECTORY for parent in parents(path))
+    whiteouts = set(map(bytes.decode, sealable.whiteouts))
+    for path in whiteouts:
+        assert all(own.get(parent, DIRECTORY) == DIRECTORY for parent in parents(path))
+        assert not whiteouts.intersection(parents(path))
 
 
 def test_there_are_enough_orders() -> None:
@@ -194,26 +206,45 @@ def test_any_layer(steps: list[Step]) -> None:
         check(steps, Path(folder))
 
 
+def test_whiteouts_make_nothing(tmp_path: Path) -> None:
+    layer = t.archive(t.whiteout("d"), t.whiteout("d/x"), t.opaque("d/e"), t.whiteout("a/b/c"))
+    sealable = apply_into(tmp_path, layer)[0].sealable
+    assert sealable == Sealable(whiteouts=(b"a/b/c", b"d"), implicit=(b"",))
+    assert kinds(tmp_path) == {}
+
+
+def test_whiteouts_do_not_take_the_place_of_what_the_layer_holds(tmp_path: Path) -> None:
+    layer = t.archive(
+        *(t.file("f"), t.whiteout("f/x"), t.opaque("f")),
+        *(t.hardlink("h", "lower"), t.whiteout("h/x"), t.opaque("h"), t.opaque("h/d")),
+        *(t.symlink("s", "gone"), t.whiteout("s/x")),
+    )
+    sealable = apply_into(tmp_path, layer)[0].sealable
+    assert kinds(tmp_path) == {"f": "file", "s": "symlink"}
+    assert sealable.links == ((b"h", b"lower"),)
+    assert (sealable.whiteouts, sealable.opaques) == ((b"gone/x", b"h/x"), ())
+
+
 def test_implicit_directories_hidden_from_below_are_root_0755(tmp_path: Path) -> None:
-    seal = apply_into(tmp_path, t.archive(t.whiteout("d"), t.file("d/e/x")))[0].seal
-    assert seal == Seal(opaques=(b"d",), implicit=(b"",))
+    sealable = apply_into(tmp_path, t.archive(t.whiteout("d"), t.file("d/e/x")))[0].sealable
+    assert sealable == Sealable(opaques=(b"d",), implicit=(b"",))
     assert (tmp_path / "d").stat().st_mode & 0o7777 == 0o755
     assert (tmp_path / "d/e").stat().st_mode & 0o7777 == 0o755
 
 
 def test_whiteout_through_a_symlink_of_the_same_layer(tmp_path: Path) -> None:
     layer = t.archive(t.symlink("s", "/d/e"), t.whiteout("s/x"), t.opaque("s/f"))
-    seal = apply_into(tmp_path, layer)[0].seal
-    assert seal.whiteouts == (b"d/e/x",)
-    assert seal.opaques == (b"d/e/f",)
-    assert seal.implicit == (b"", b"d", b"d/e", b"d/e/f")
+    sealable = apply_into(tmp_path, layer)[0].sealable
+    assert sealable.whiteouts == (b"d/e/x",)
+    assert sealable.opaques == (b"d/e/f",)
+    assert sealable.implicit == (b"", b"d", b"d/e", b"d/e/f")
 
 
 def test_thousands_of_opaques_and_whiteouts(tmp_path: Path) -> None:
     steps = [t.opaque(f"d{n}/e") + t.whiteout(f"d{n}/w") for n in range(5000)]
-    seal = apply_into(tmp_path, t.archive(*steps))[0].seal
-    assert seal.opaques == tuple(sorted(b"d%d/e" % n for n in range(5000)))
-    assert seal.whiteouts == tuple(sorted(b"d%d/w" % n for n in range(5000)))
+    sealable = apply_into(tmp_path, t.archive(*steps))[0].sealable
+    assert sealable.opaques == tuple(sorted(b"d%d/e" % n for n in range(5000)))
+    assert sealable.whiteouts == tuple(sorted(b"d%d/w" % n for n in range(5000)))
 
 
 def test_hardlink_to_a_layer_below(tmp_path: Path) -> None:
@@ -231,9 +262,9 @@ def test_hardlink_to_a_layer_below(tmp_path: Path) -> None:
         t.hardlink("parent", "f"),
         t.file("parent/x"),
     )
-    seal = apply_into(tmp_path, layer)[0].seal
-    assert seal.links == ((b"b", b"f"), (b"a", b"d/x"), (b"chained", b"d/x"), (b"hidden", b"f"))
-    assert seal.whiteouts == ()
+    sealable = apply_into(tmp_path, layer)[0].sealable
+    assert sealable.links == ((b"b", b"f"), (b"a", b"d/x"), (b"chained", b"d/x"), (b"hidden", b"f"))
+    assert sealable.whiteouts == ()
     assert set(kinds(tmp_path)) == {"replaced", "dropped", "parent", "parent/x"}
 
 

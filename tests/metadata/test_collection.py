@@ -9,14 +9,26 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from cri_imaged.metadata import blobs, images, leases, schema, snapshots
+from cri_imaged.metadata import (
+    blobs,
+    images,
+    leases,
+    readiness,
+    runtime_snapshots,
+    schema,
+    snapshots,
+    views,
+)
+from cri_imaged.metadata.garbage import sweep, sweep_image
 from cri_imaged.metadata.images import NewImage
+from cri_imaged.metadata.runtime_snapshots import Owner
 from cri_imaged.oci.descriptor import Descriptor
 from cri_imaged.oci.digest import Digest
 from cri_imaged.oci.media_types import OCI_MANIFEST
-from cri_imaged.ports import Lease, Usage
+from cri_imaged.ports import Lease, Skipped, Usage
 
 SNAPSHOTTER = "native"
+RUNTIME = Owner("containerd", SNAPSHOTTER)
 
 
 @dataclass
@@ -48,6 +60,7 @@ class Collection(RuleBasedStateMachine):
         self.committed: dict[int, tuple[Digest, int | None]] = {}
         self.lost: set[int] = set()
         self.views: dict[str, int] = {}
+        self.adopted: set[int] = set()
         self.leases: dict[str, ModelLease] = {}
         self.images: dict[Digest, ModelImage] = {}
         self.names: dict[str, Digest] = {}
@@ -80,8 +93,10 @@ class Collection(RuleBasedStateMachine):
             self.blobs.add(digest)
         for _ in range(3):
             chain = Digest.of(self.fresh("chain").encode())
-            number = snapshots.insert_active(self.db, SNAPSHOTTER, self.fresh("key"), lease, {})
-            assert snapshots.commit(self.db, number, chain, parent, chain, Usage(1, 1))
+            number = snapshots.insert_active(self.db, SNAPSHOTTER, self.fresh("key"), lease)
+            assert number == snapshots.commit(
+                self.db, number, chain, parent, Usage(1, 1), Skipped()
+            )
             self.committed[number] = chain, parent
             parent = number
         leases.end(self.db, lease, keep_for_resume=False)
@@ -114,7 +129,7 @@ class Collection(RuleBasedStateMachine):
     @rule(data=st.data())
     def prepare(self, data: st.DataObject) -> None:
         lease, key = self.pick(data, self.leases), self.fresh("key")
-        number = snapshots.insert_active(self.db, SNAPSHOTTER, key, Lease(lease), {})  # type: ignore[arg-type]
+        number = snapshots.insert_active(self.db, SNAPSHOTTER, key, Lease(lease))  # type: ignore[arg-type]
         self.active[number] = key
         self.leases[lease].snapshots.add(number)  # type: ignore[index]
 
@@ -124,7 +139,7 @@ class Collection(RuleBasedStateMachine):
         number = self.pick(data, self.active)
         parent = self.pick(data, self.whole) if on_top and self.whole else None
         chain = Digest.of(self.fresh("chain").encode())
-        assert snapshots.commit(self.db, number, chain, parent, chain, Usage(1, 1))  # type: ignore[arg-type]
+        assert number == snapshots.commit(self.db, number, chain, parent, Usage(1, 1), Skipped())  # type: ignore[arg-type]
         del self.active[number]  # type: ignore[arg-type]
         self.committed[number] = chain, parent  # type: ignore[index, assignment]
 
@@ -133,7 +148,7 @@ class Collection(RuleBasedStateMachine):
     def hold_snapshot(self, data: st.DataObject) -> None:
         lease, number = self.pick(data, self.leases), self.pick(data, self.whole)
         chain = self.committed[number][0]  # type: ignore[index]
-        assert leases.hold_snapshot(self.db, SNAPSHOTTER, chain, Lease(lease))  # type: ignore[arg-type]
+        assert snapshots.hold(self.db, SNAPSHOTTER, chain, Lease(lease))  # type: ignore[arg-type]
         self.leases[lease].snapshots.add(number)  # type: ignore[index, arg-type]
 
     @precondition(lambda self: self.whole)
@@ -141,7 +156,7 @@ class Collection(RuleBasedStateMachine):
     def view(self, data: st.DataObject) -> None:
         number, key = self.pick(data, self.whole), self.fresh("view")
         chain = self.committed[number][0]  # type: ignore[index]
-        snapshots.open_view(self.db, SNAPSHOTTER, key, chain, writable=False)
+        views.open_view(self.db, SNAPSHOTTER, key, chain, writable=False)
         self.views[key] = number  # type: ignore[assignment]
 
     @precondition(lambda self: self.blobs)
@@ -197,7 +212,7 @@ class Collection(RuleBasedStateMachine):
     @rule(data=st.data())
     def release_view(self, data: st.DataObject) -> None:
         key = self.pick(data, self.views)
-        snapshots.delete_view(self.db, SNAPSHOTTER, key)  # type: ignore[arg-type]
+        views.delete(self.db, SNAPSHOTTER, key)  # type: ignore[arg-type]
         del self.views[key]  # type: ignore[arg-type]
 
     @precondition(lambda self: self.active)
@@ -216,29 +231,105 @@ class Collection(RuleBasedStateMachine):
         self.names = {name: each for name, each in self.names.items() if each != image_id}
         del self.images[image_id]
 
+    @precondition(lambda self: self.names)
+    @rule(data=st.data())
+    def remove_image_and_what_only_it_held(self, data: st.DataObject) -> None:
+        image = self.images[self.names[self.pick(data, self.names)]]  # type: ignore[index]
+        only = {digest for digest in image.blobs if not self.linked(digest, besides=image)}
+        before = self.bytes_taken()
+        garbage = sweep_image(self.db, image.id, "")
+        assert garbage.bytes == before - self.bytes_taken()
+        self.names = {name: each for name, each in self.names.items() if each != image.id}
+        del self.images[image.id]
+        assert set(garbage.blobs) == only
+        self.blobs -= only
+        gone = []
+        number = image.snapshot
+        while number is not None and not self.stood_on(number):
+            gone.append(number)
+            number = self.committed.pop(number)[1]
+        assert garbage.snapshots.get(SNAPSHOTTER, []) == gone
+        self.lost.difference_update(gone)
+
+    def bytes_taken(self) -> int:
+        content, _ = blobs.total_bytes(self.db)
+        return content + snapshots.total_usage(self.db, SNAPSHOTTER).bytes
+
+    def linked(self, digest: Digest, besides: ModelImage) -> bool:
+        return any(
+            digest in each.blobs for each in self.images.values() if each is not besides
+        ) or any(digest in lease.blobs for lease in self.leases.values())
+
+    def stood_on(self, number: int) -> bool:
+        return (
+            number in self.adopted
+            or number in self.views.values()
+            or any(image.snapshot == number for image in self.images.values())
+            or any(parent == number for _, parent in self.committed.values())
+            or any(number in lease.snapshots for lease in self.leases.values())
+        )
+
+    @precondition(lambda self: self.blobs)
+    @rule(data=st.data())
+    def lose_blob(self, data: st.DataObject) -> None:
+        """Or bring it back, with another size."""
+        digest = self.pick(data, self.blobs)
+        if data.draw(st.booleans()):
+            blobs.lost(self.db, [digest])  # type: ignore[list-item]
+        else:
+            blobs.insert(self.db, digest, 2, None)  # type: ignore[arg-type]
+
     @precondition(lambda self: self.whole)
     @rule(data=st.data())
     def lose_snapshot(self, data: st.DataObject) -> None:
         """A lost snapshot's row stays while something holds it; its chain ID is free."""
         number = self.pick(data, self.whole)
-        images.detach_snapshots(self.db, [number])  # type: ignore[list-item]
+        snapshots.lose(self.db, [number])  # type: ignore[list-item]
         lost = {number}
         while above := {n for n, (_, p) in self.committed.items() if p in lost} - lost:
             lost |= above
         self.lost |= lost  # type: ignore[arg-type]
-        ready = {record.image_id for record in images.all_ready(self.db)}
-        damaged = {image.image_id for image in images.damaged(self.db)}
+        ready = {record.image_id for record in readiness.all_ready(self.db)}
+        damaged = {image.image_id for image in readiness.damaged(self.db)}
         for image in self.images.values():
             whole = image.snapshot not in self.lost
+            whole = whole and not any(self.is_lost(digest) for digest in image.blobs)
             named = image.id in self.names.values()
             assert (image.id in ready) == (whole and named)
             assert (image.id in damaged) == (named and not whole)
+
+    def is_lost(self, digest: Digest) -> bool:
+        info = blobs.find(self.db, digest)
+        return info is None or info.state == "lost"
+
+    @precondition(lambda self: self.whole)
+    @rule(data=st.data())
+    def adopt_snapshot(self, data: st.DataObject) -> None:
+        """A runtime adopts a chain from the bottom up."""
+        number = self.pick(data, self.whole)
+        line = []
+        while number is not None:
+            line.append(number)
+            number = self.committed[number][1]  # type: ignore[index]
+        parent = ""
+        for each in reversed(line):
+            chain = self.committed[each][0]  # type: ignore[index]
+            assert runtime_snapshots.adopt(self.db, RUNTIME, chain, parent, {})
+            parent = chain
+        self.adopted.update(line)  # type: ignore[arg-type]
+
+    @precondition(lambda self: self.adopted)
+    @rule()
+    def forget_runtime(self) -> None:
+        runtime_snapshots.delete_all(self.db, RUNTIME)
+        self.adopted.clear()
 
     # --- the sweep ---------------------------------------------------------------------------
 
     @rule()
     def sweep(self) -> None:
-        garbage = images.sweep(self.db)
+        before = self.bytes_taken()
+        garbage = sweep(self.db)
         named = set(self.names.values())
         self.images = {key: image for key, image in self.images.items() if key in named}
         live = set[Digest]()
@@ -247,6 +338,7 @@ class Collection(RuleBasedStateMachine):
         for lease in self.leases.values():
             live |= lease.blobs
         standing = {image.snapshot for image in self.images.values()} | set(self.views.values())
+        standing |= self.adopted
         for lease in self.leases.values():
             standing |= lease.snapshots
         reached = set[int]()
@@ -260,7 +352,7 @@ class Collection(RuleBasedStateMachine):
         parents = {number: self.committed[number][1] for number in gone if number in self.committed}
         for position, number in enumerate(gone):
             assert parents.get(number) not in gone[:position], "a parent went before its child"
-        assert garbage.bytes >= len(garbage.blobs)
+        assert garbage.bytes == before - self.bytes_taken()
         self.blobs = live
         self.committed = {n: self.committed[n] for n in reached}
         self.lost &= reached
@@ -276,9 +368,20 @@ class Collection(RuleBasedStateMachine):
         assert numbers("SELECT id FROM snapshots WHERE chain_id IS NOT NULL") == self.whole
         assert numbers("SELECT name FROM names") == set(self.names)
         assert {str(name) for name in self.names} >= {
-            name for record in images.all_ready(self.db) for name in record.names
+            name for record in readiness.all_ready(self.db) for name in record.names
         }
         assert self.db.execute("PRAGMA foreign_key_check").fetchall() == []
+
+    @invariant()
+    def totals_are_sums(self) -> None:
+        summed = self.db.execute(
+            "SELECT coalesce(sum(size), 0), count(*) FROM blobs WHERE state = 'present'"
+        ).fetchone()
+        assert blobs.total_bytes(self.db) == tuple(summed)
+        summed = self.db.execute(
+            "SELECT coalesce(sum(bytes), 0), coalesce(sum(inodes), 0) FROM snapshots"
+        ).fetchone()
+        assert snapshots.total_usage(self.db, SNAPSHOTTER) == Usage(*summed)
 
 
 Collection.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)

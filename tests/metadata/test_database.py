@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cri_imaged.errors import ConfigError, NoSpaceError
+from cri_imaged.errors import ConfigError, InUseError, NoSpaceError
 from cri_imaged.metadata import blobs, schema
 from cri_imaged.metadata.database import Database
 from cri_imaged.metadata.schema import SchemaTooNewError
@@ -55,6 +55,19 @@ async def test_a_read_changes_nothing_where_it_fails(tmp_path: Path) -> None:
     await database.close()
 
 
+async def test_a_database_that_another_process_holds_is_told_of(tmp_path: Path) -> None:
+    database = await Database.open(tmp_path / "m.db")
+    await database.read(lambda db: db.execute("PRAGMA busy_timeout=10"))
+    other = sqlite3.connect(tmp_path / "m.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(InUseError, match="locked by another process"):
+        await database.write(lambda db: insert(db, "a"))
+    other.execute("ROLLBACK")
+    other.close()
+    await database.write(lambda db: insert(db, "a"))
+    await database.close()
+
+
 @pytest.mark.parametrize("steps", range(3))
 async def test_a_cancelled_write_leaves_the_database_usable(tmp_path: Path, steps: int) -> None:
     database = await Database.open(tmp_path / "m.db")
@@ -66,6 +79,28 @@ async def test_a_cancelled_write_leaves_the_database_usable(tmp_path: Path, step
     assert await database.read(count) in (0, 2)
     await database.write(lambda db: insert(db, "c"))
     await database.close()
+
+
+async def test_pages_are_kept_in_memory(tmp_path: Path) -> None:
+    def fill(db: sqlite3.Connection) -> None:
+        db.execute("CREATE TABLE filler (data BLOB)")
+        db.executemany("INSERT INTO filler VALUES (zeroblob(3000))", [()] * 3000)
+
+    def read_all(db: sqlite3.Connection) -> int:
+        before = characters_read()
+        db.execute("SELECT sum(length(data)) FROM filler").fetchone()
+        return characters_read() - before
+
+    def characters_read() -> int:
+        return int(Path("/proc/thread-self/io").read_text().split()[1])
+
+    database = await Database.open(tmp_path / "m.db")
+    await database.write(fill)
+    await database.close()
+    again = await Database.open(tmp_path / "m.db")
+    await again.read(read_all)
+    assert await again.read(read_all) < 100_000
+    await again.close()
 
 
 async def test_foreign_keys_are_enforced(tmp_path: Path) -> None:
@@ -118,6 +153,43 @@ async def test_a_store_of_every_earlier_version_opens(tmp_path: Path) -> None:
         await database.write(lambda db: insert(db, "a"))
         await database.close()
         assert version(path) == len(schema.MIGRATIONS)
+
+
+async def test_what_an_older_store_imported_is_known_by_where_its_layers_are_from(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "m.db"
+    connection = sqlite3.connect(path)
+    for migration in schema.MIGRATIONS[:8]:
+        connection.executescript(migration)
+    for number, repositories in enumerate((["import"], ["r.example/a"], ["import", "r.example/a"])):
+        row = (f"sha256:{number}",)
+        connection.execute("INSERT INTO blobs (digest, size, created) VALUES (?, 1, 1)", row)
+        connection.execute(
+            "INSERT INTO snapshots (id, snapshotter, chain_id, created) VALUES (?, 'native', ?, 1)",
+            (number, *row),
+        )
+        connection.execute(
+            "INSERT INTO images (id, image_id, handler, target, target_type, target_size, manifest,"
+            " snapshotter, snapshot, size, user, created)"
+            " VALUES (?1, ?2, '', ?2, '', 1, ?2, 'native', ?1, 1, '', 1)",
+            (number, *row),
+        )
+        for repository in repositories:
+            connection.execute(
+                "INSERT INTO provenance (snapshot, blob, repository, blob_size, diff_id, size,"
+                " entries) VALUES (?, ?, ?, 1, '', 1, 1)",
+                (number, *row, repository),
+            )
+    connection.commit()
+    connection.close()
+    version(path, 8)
+    database = await Database.open(path)
+    rows = await database.read(
+        lambda db: [tuple(row) for row in db.execute("SELECT imported, used > 1 FROM images")]
+    )
+    assert rows == [(1, 1), (0, 1), (0, 1)], "and nothing is old because it was never looked at"
+    await database.close()
 
 
 async def test_a_migration_that_fails_changes_nothing(

@@ -9,13 +9,24 @@ from dataclasses import replace
 
 import pytest
 
-from cri_imaged.metadata import blobs, durability, images, leases, schema, snapshots
+from cri_imaged.metadata import (
+    blobs,
+    durability,
+    images,
+    leases,
+    provenance,
+    readiness,
+    schema,
+    snapshots,
+    views,
+)
 from cri_imaged.metadata.durability import Volatile
+from cri_imaged.metadata.garbage import sweep
 from cri_imaged.metadata.images import NewImage
 from cri_imaged.oci.descriptor import Descriptor
 from cri_imaged.oci.digest import Digest
 from cri_imaged.oci.media_types import OCI_MANIFEST
-from cri_imaged.ports import Lease, Usage
+from cri_imaged.ports import Lease, Provenance, Skipped, Usage
 
 A, B, C = (Digest.of(name) for name in (b"a", b"b", b"c"))
 
@@ -50,9 +61,9 @@ def snapshot(
     db: sqlite3.Connection, name: bytes, parent: int | None = None, held_by: Lease | None = None
 ) -> tuple[int, Digest]:
     holder = held_by or lease(db)
-    number = snapshots.insert_active(db, "native", name.hex(), holder, {})
+    number = snapshots.insert_active(db, "native", name.hex(), holder)
     chain = Digest.of(name)
-    assert snapshots.commit(db, number, chain, parent, chain, Usage(5, 1))
+    assert snapshots.commit(db, number, chain, parent, Usage(5, 1), Skipped()) == number
     if held_by is None:
         leases.end(db, holder, keep_for_resume=False)
     return number, chain
@@ -95,7 +106,7 @@ def test_a_lease_ends_with_its_pull_or_waits_to_be_resumed(db: sqlite3.Connectio
     leases.end(db, failed, keep_for_resume=True)
     leases.end(db, empty, keep_for_resume=True)
     assert kinds(db) == {failed.id: "resume"}
-    assert images.sweep(db).blobs == ()
+    assert sweep(db).blobs == ()
 
 
 def test_a_lease_that_is_at_work_is_left_alone(db: sqlite3.Connection) -> None:
@@ -124,7 +135,7 @@ def test_resume_leases_expire_by_age(db: sqlite3.Connection) -> None:
     age(db, old, 100)
     leases.expire(db, max_seconds=50)
     assert kinds(db) == {new.id: "resume"}
-    assert images.sweep(db).blobs == (A,)
+    assert sweep(db).blobs == (A,)
 
 
 def test_the_oldest_go_until_the_rest_fits(db: sqlite3.Connection) -> None:
@@ -144,7 +155,7 @@ def test_a_blob_is_held_whatever_its_state(db: sqlite3.Connection) -> None:
     blobs.unneeded(db, B, 7)
     assert blobs.hold(db, B, holder) == blobs.find(db, B)
     assert blobs.hold(db, C, holder) is None
-    assert images.sweep(db).blobs == ()
+    assert sweep(db).blobs == ()
 
 
 def test_a_lost_blob_that_comes_back_is_not_durable_yet(db: sqlite3.Connection) -> None:
@@ -163,12 +174,12 @@ def test_a_lost_blob_that_comes_back_is_not_durable_yet(db: sqlite3.Connection) 
 def test_one_transaction_makes_an_image_known(db: sqlite3.Connection) -> None:
     _, chain = snapshot(db, b"layer")
     image(db, chain=chain)
-    (record,) = images.all_ready(db)
-    assert record == images.find(db, A, "")
+    (record,) = readiness.all_ready(db)
+    assert record == readiness.find(db, A, "")
     assert (record.image_id, record.manifest, record.chain_id) == (A, B, chain)
     assert sorted(record.names) == sorted([str(A), "docker.io/library/a:1"])
     assert (record.size, record.user) == (20, "1000")
-    garbage = images.sweep(db)
+    garbage = sweep(db)
     assert (garbage.blobs, garbage.snapshots) == ((), {})
 
 
@@ -183,7 +194,7 @@ def test_an_image_needs_its_content(db: sqlite3.Connection) -> None:
 def test_a_tag_moves(db: sqlite3.Connection) -> None:
     image(db, "docker.io/library/a:1")
     image(db, "docker.io/library/a:1", image_id=C, target=Digest.of(b"other"))
-    records = {record.image_id: set(record.names) for record in images.all_ready(db)}
+    records = {record.image_id: set(record.names) for record in readiness.all_ready(db)}
     assert records == {A: {str(A)}, C: {str(C), "docker.io/library/a:1"}}
     assert images.owners(db, ["docker.io/library/a:1", str(A)], "") == {A, C}
 
@@ -192,10 +203,10 @@ def test_an_image_goes_with_all_its_names(db: sqlite3.Connection) -> None:
     _, chain = snapshot(db, b"layer")
     image(db, "docker.io/library/a:1", chain)
     image(db, "docker.io/library/a:2", chain)
-    (record,) = images.all_ready(db)
+    (record,) = readiness.all_ready(db)
     assert len(record.names) == 3
     images.remove(db, A, "")
-    garbage = images.sweep(db)
+    garbage = sweep(db)
     assert set(garbage.blobs) == {A, B}
     assert len(garbage.snapshots["native"]) == 1
     assert garbage.bytes == 25
@@ -204,10 +215,10 @@ def test_an_image_goes_with_all_its_names(db: sqlite3.Connection) -> None:
 def test_one_image_for_two_handlers(db: sqlite3.Connection) -> None:
     image(db, handler="")
     image(db, handler="vm")
-    assert {record.handler for record in images.all_ready(db)} == {"", "vm"}
+    assert {record.handler for record in readiness.all_ready(db)} == {"", "vm"}
     images.remove(db, A, "vm")
-    assert [record.handler for record in images.all_ready(db)] == [""]
-    assert images.sweep(db).blobs == ()
+    assert [record.handler for record in readiness.all_ready(db)] == [""]
+    assert sweep(db).blobs == ()
 
 
 def test_what_a_name_stood_for_last_whoever_pulled_it(db: sqlite3.Connection) -> None:
@@ -222,29 +233,29 @@ def test_what_a_name_stood_for_last_whoever_pulled_it(db: sqlite3.Connection) ->
 def test_two_manifests_that_share_a_config_are_one_image(db: sqlite3.Connection) -> None:
     image(db, "docker.io/library/a:1", target=B)
     image(db, "docker.io/library/a:2", target=Digest.of(b"index"))
-    (record,) = images.all_ready(db)
+    (record,) = readiness.all_ready(db)
     assert {name for name in record.names if ":" in name[-2:]} == {
         "docker.io/library/a:1",
         "docker.io/library/a:2",
     }
     images.remove(db, A, "")
-    assert images.all_ready(db) == []
+    assert readiness.all_ready(db) == []
 
 
 def test_an_image_with_a_lost_blob_is_hidden(db: sqlite3.Connection) -> None:
     image(db)
     blobs.lost(db, [B])
-    assert images.all_ready(db) == []
-    assert images.find(db, A, "") is None
-    assert [each.image_id for each in images.damaged(db)] == [A]
+    assert readiness.all_ready(db) == []
+    assert readiness.find(db, A, "") is None
+    assert [each.image_id for each in readiness.damaged(db)] == [A]
     blobs.insert(db, B, 10, None)
-    assert len(images.all_ready(db)) == 1
+    assert len(readiness.all_ready(db)) == 1
 
 
 def test_a_discarded_blob_hides_nothing(db: sqlite3.Connection) -> None:
     image(db)
     durability.discard(db, [B])
-    assert len(images.all_ready(db)) == 1
+    assert len(readiness.all_ready(db)) == 1
 
 
 @pytest.mark.parametrize("lost", [0, 1, 2])
@@ -257,8 +268,8 @@ def test_an_image_is_hidden_where_any_of_its_snapshots_is_lost(
         parent, chain = snapshot(db, name, parent, holder)
         numbers.append(parent)
     image(db, chain=chain)
-    images.detach_snapshots(db, [numbers[lost]])
-    assert images.all_ready(db) == []
+    snapshots.lose(db, [numbers[lost]])
+    assert readiness.all_ready(db) == []
     left = {snapshot.chain_id for snapshot in snapshots.walk(db, "native")}
     assert left == {Digest.of(b"%d" % n) for n in range(lost)}
     assert snapshots.committed(db, "native", chain) is None, "its chain ID is free"
@@ -267,17 +278,17 @@ def test_an_image_is_hidden_where_any_of_its_snapshots_is_lost(
 def test_names_without_an_image_id_are_not_lost_with_another_image(db: sqlite3.Connection) -> None:
     image(db, "docker.io/library/a:1")
     images.remove(db, C, "")
-    assert len(images.all_ready(db)) == 1
+    assert len(readiness.all_ready(db)) == 1
 
 
 def test_what_a_view_stands_on_outlives_the_image(db: sqlite3.Connection) -> None:
     number, chain = snapshot(db, b"layer")
     image(db, chain=chain)
-    snapshots.open_view(db, "native", "view", chain, writable=False)
+    views.open_view(db, "native", "view", chain, writable=False)
     images.remove(db, A, "")
-    assert images.sweep(db).snapshots == {}
-    snapshots.delete_view(db, "native", "view")
-    assert images.sweep(db).snapshots == {"native": [number]}
+    assert sweep(db).snapshots == {}
+    views.delete(db, "native", "view")
+    assert sweep(db).snapshots == {"native": [number]}
 
 
 # --- durability ------------------------------------------------------------------------------
@@ -285,12 +296,12 @@ def test_what_a_view_stands_on_outlives_the_image(db: sqlite3.Connection) -> Non
 
 def test_only_finished_work_becomes_durable(db: sqlite3.Connection) -> None:
     holder = lease(db, A)
-    snapshots.insert_active(db, "native", "unfinished", holder, {})
+    snapshots.insert_active(db, "native", "unfinished", holder)
     number, _ = snapshot(db, b"done", held_by=holder)
     assert durability.volatile(db) == Volatile(frozenset({A}), frozenset({number}))
     durability.mark(db, durability.volatile(db))
     assert not durability.volatile(db)
-    images.detach_snapshots(db, [number])
+    snapshots.lose(db, [number])
     assert not durability.volatile(db)
 
 
@@ -306,3 +317,21 @@ def test_times_are_seconds(db: sqlite3.Connection) -> None:
     lease(db)
     (row,) = db.execute("SELECT created FROM leases").fetchall()
     assert before <= row["created"] <= time.time()
+
+
+# --- provenance ------------------------------------------------------------------------------
+
+
+def test_the_newest_ways_to_a_snapshot_are_kept(db: sqlite3.Connection) -> None:
+    """Whoever may pull can invent repositories."""
+    number, _ = snapshot(db, b"layer", held_by=lease(db))
+    for each in range(provenance.KEPT + 20):
+        way = Provenance(A, 10, B, 20, 1, repository=f"r/{each}")
+        provenance.add(db, number, way)
+        provenance.add(db, number, way)
+    kept = [way.repository for way in provenance.of(db, number)]
+    assert kept == [f"r/{each}" for each in range(20, provenance.KEPT + 20)]
+    db.execute("DELETE FROM lease_snapshots")
+    garbage = sweep(db)
+    assert garbage.snapshots == {"native": [number]}
+    assert provenance.of(db, number) == ()

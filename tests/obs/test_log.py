@@ -175,6 +175,7 @@ def test_what_is_no_secret_stays() -> None:
         "token_seconds": 0.1,
         "password": "",
         "author": "me",
+        "outcome": "401 Unauthorized, asks for basic authentication",
         "url": "https://registry.example/v2/a/manifests/v1@sha256:0",
     }
     [line] = objects(logged(lambda: structlog.get_logger().info("basic facts", **fields)))

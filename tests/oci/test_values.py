@@ -117,6 +117,9 @@ def test_a_chain_above_a_sha512_diff_id_is_sha256() -> None:
         ("linux/arm/6", "linux/arm/v6"),
         ("linux/i386", "linux/386"),
         ("linux/riscv64", "linux/riscv64"),
+        ("linux/arm64/v8.0", "linux/arm64"),
+        ("linux/arm64/9", "linux/arm64/v9"),
+        ("linux/aarch64/v8", "linux/arm64"),
     ],
 )
 def test_platforms_are_normalised_as_containerd_does(text: str, normal: str) -> None:
@@ -156,6 +159,11 @@ def test_every_platform_accepts_itself_first(text: str) -> None:
         ("linux/amd64", [None, "linux/amd64"], 1),
         ("linux/amd64", ["linux/arm64", None, None], 1),
         ("linux/amd64", [], None),
+        ("linux/arm/v6", ["linux/arm", "linux/arm/v5"], 1),
+        ("linux/arm/v6", ["linux/arm64", "linux/arm"], 1),
+        ("linux/arm/v5", ["windows/arm", "linux/arm"], 1),
+        ("linux/arm/v6", [None, "linux/arm"], 1),
+        ("linux/arm", ["linux/arm/v6", "linux/arm"], 1),
     ],
 )
 def test_the_best_of_what_is_offered(
@@ -163,3 +171,39 @@ def test_the_best_of_what_is_offered(
 ) -> None:
     platforms = [text and Platform.parse(text) for text in offered]
     assert choose(Platform.parse(wanted), platforms) == chosen  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("machine", "image"),
+    [
+        ("x86_64", "linux/amd64"),
+        ("i386", "linux/386"),
+        ("i486", "linux/386"),
+        ("i586", "linux/386"),
+        ("i686", "linux/386"),
+        ("aarch64", "linux/arm64"),
+        ("aarch64_be", "linux/arm64be"),
+        ("armv5tel", "linux/arm/v5"),
+        ("armv5tejl", "linux/arm/v5"),
+        ("armv6l", "linux/arm/v6"),
+        ("armv7l", "linux/arm/v7"),
+        ("armv7b", "linux/armbe/v7"),
+        ("armv8l", "linux/arm/v8"),  # a 32-bit process on a 64-bit kernel
+        ("loongarch64", "linux/loong64"),
+        ("mips", "linux/mips"),
+        ("mips64", "linux/mips64"),
+        ("ppc64le", "linux/ppc64le"),
+        ("ppc64", "linux/ppc64"),
+        ("s390x", "linux/s390x"),
+        ("riscv64", "linux/riscv64"),
+        ("riscv32", "linux/riscv"),
+        ("sparc64", "linux/sparc64"),
+    ],
+)
+def test_the_kernels_name_of_a_machine_finds_what_go_calls_it(machine: str, image: str) -> None:
+    assert choose(Platform.of("Linux", machine), [None, Platform.parse(image)]) == 1
+
+
+@pytest.mark.parametrize("machine", ["arm", "armv5tel", "armv6l", "armv7l", "armhf", "armel"])
+def test_any_arm_takes_an_image_for_arm_without_a_variant(machine: str) -> None:
+    assert choose(Platform.of("Linux", machine), [Platform.of("linux", "arm")]) == 0

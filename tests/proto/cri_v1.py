@@ -1,4 +1,4 @@
-"""CRI v1 on the wire, as cri-api v0.36 has it: what the descriptors are compared with."""
+"""CRI v1 on the wire, as cri-api v0.37 has it: what the descriptors are compared with."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def debian_reference(registry: DockerRegistry, debian: Image) -> str:
     return registry.push(debian, "debian:minbase")
 
 
-@pytest.fixture(scope="module", params=["overlay", "native"])
+@pytest.fixture(scope="module", params=["overlay", "native", "erofs"])
 def daemon(request: pytest.FixtureRequest, scratch: Scratch) -> Iterator[Daemon]:
     """A running daemon, privileged, once with each snapshotter; shared by a module's tests."""
     require_real(os.geteuid() == 0, "only root can mount and chroot")

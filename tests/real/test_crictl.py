@@ -146,6 +146,26 @@ def test_inspecti_by_every_kind_of_name(
     assert info["imageSpec"]["architecture"] == busybox.architecture
 
 
+def test_labels_that_tools_read(
+    crictl: Crictl, daemon: Daemon, registry: DockerRegistry, busybox_reference: str, busybox: Image
+) -> None:
+    crictl.pull(busybox_reference)
+    ours = json.loads(daemon.cli("inspect", "-o", "json", busybox_reference).stdout)["info"]["info"]
+    theirs = crictl.json("inspecti", busybox_reference)["info"]
+    for told in (ours, theirs):
+        assert told["labels"] == {"io.cri-containerd.image": "managed"}
+        content = {each["digest"]: each["labels"] for each in told["content"]}
+        assert len(content) == 4
+        assert {each.diff_id for each in busybox.layers} == {
+            labels["containerd.io/uncompressed"]
+            for labels in content.values()
+            if "containerd.io/uncompressed" in labels
+        }
+        for labels in content.values():
+            source = labels[f"containerd.io/distribution.source.{registry.host}"]
+            assert source == "library/busybox"
+
+
 def test_inspecti_as_yaml(crictl: Crictl, busybox_reference: str, busybox: Image) -> None:
     crictl.pull(busybox_reference)
     shown = crictl("inspecti", "--output=yaml", busybox_reference)
@@ -199,19 +219,28 @@ def test_removing_what_is_not_there_succeeds(daemon: Daemon) -> None:
 def test_rmi_prune_keeps_pinned_images(
     crictl_program: Path, scratch: Scratch, daemon: Daemon, registry: DockerRegistry
 ) -> None:
-    kept, other = (
-        registry.push(image(layer({"n": file(name)})), name) for name in ("pause:3", "job:1")
+    names = ("pause:3", "job:1", "team/a:1", "asked:1", "given-back:1")
+    named, other, matched, asked, given_back = (
+        registry.push(image(layer({"n": file(name)})), name) for name in names
     )
-    options = f'pinned_images = {{ sandbox = "{kept}" }}'
+    options = f'pinned_images = {{ sandbox = "{named}", team = "{registry.host}/team/*" }}'
     with Daemon(
         scratch("pinned"), snapshotter=daemon.snapshotter, image_options=options
     ) as pinning:
         crictl = Crictl(crictl_program, pinning.endpoint)
-        crictl.pull(kept)
-        crictl.pull(other)
+        for each in (named, other, matched, asked, given_back):
+            crictl.pull(each)
+        pinning.cli("pin", asked, given_back)
+        pinning.cli("unpin", given_back)
+        pinning.stop()
+        pinning.start()
         crictl("rmi", "--prune")
-        assert crictl.tags() == {kept}
-        assert crictl.json("images")["images"][0]["pinned"]
+        assert crictl.tags() == {named, matched, asked}
+        assert all(each["pinned"] for each in crictl.json("images")["images"])
+        crictl("rmi", asked)
+        crictl.pull(asked)
+        crictl("rmi", "--prune")
+        assert crictl.tags() == {named, matched, asked}
 
 
 # --- the endpoint itself --------------------------------------------------------------------

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
 import stat
+import subprocess
+import sys
+import termios
 from collections.abc import Iterator
 
 import grpc
@@ -43,6 +47,47 @@ def test_a_stale_socket_is_replaced(fresh: Daemon) -> None:
     assert fresh.socket.exists()
     fresh.start()
     assert fresh.images() == []
+
+
+def test_a_log_that_nobody_reads_stops_nothing(fresh: Daemon) -> None:
+    fresh.stop()
+    read, write = os.pipe()
+    child = subprocess.Popen(fresh.process.command, stdin=subprocess.DEVNULL, stderr=write)
+    os.close(write)
+    try:
+        wait_until(lambda: answers(fresh), "the daemon answers")
+        for _ in range(1500):  # each is logged; a pipe takes 64 KiB
+            fresh.images()
+        fill = fcntl.ioctl(read, termios.FIONREAD, bytes(4))
+        assert int.from_bytes(fill, sys.byteorder) > 32 << 10, "the pipe is not full"
+        child.terminate()
+        assert child.wait(30) == 0
+    finally:
+        child.kill()
+        child.wait()
+        os.close(read)
+
+
+def test_closed_standard_streams_are_taken_by_nothing_else(fresh: Daemon) -> None:
+    fresh.stop()
+    command = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *fresh.process.command]
+    child = subprocess.Popen(command)
+    try:
+        wait_until(lambda: answers(fresh), "the daemon answers")
+        for number in range(3):
+            assert os.readlink(f"/proc/{child.pid}/fd/{number}") == "/dev/null"
+        child.terminate()
+        assert child.wait(30) == 0
+    finally:
+        child.kill()
+        child.wait()
+
+
+def answers(daemon: Daemon) -> bool:
+    try:
+        return daemon.images() == []
+    except grpc.RpcError:
+        return False
 
 
 def refusal(fresh: Daemon, *options: str) -> str:
@@ -107,8 +152,8 @@ def test_ready_is_notified(scratch: Scratch) -> None:
             del os.environ["NOTIFY_SOCKET"]
         daemon.process.start()
         try:
-            told = manager.recv(4096).decode().splitlines()
-            assert "READY=1" in told
+            while "READY=1" not in manager.recv(4096).decode().splitlines():
+                pass  # it asks for more time before
             assert daemon.images() == []  # it answers as soon as it says so
         finally:
             daemon.stop()
@@ -148,7 +193,7 @@ def test_pulls_are_told_in_one_line(fresh: Daemon, busybox_reference: str) -> No
     with pytest.raises(grpc.RpcError):
         fresh.pull(busybox_reference + "-unknown")
     fresh.stop()
-    lines = [line for line in fresh.log_lines() if "PullImage" in str(line)]
-    told = [line for line in lines if busybox_reference in str(line)]
-    assert len([line for line in told if image_id in str(line)]) == 1
-    assert len([line for line in told if "-unknown" in str(line)]) == 1
+    told = [line for line in map(str, fresh.log_lines()) if "pull ended" in line]
+    assert len(told) == 2
+    assert image_id in told[0]
+    assert busybox_reference + "-unknown" in told[1]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -119,12 +121,18 @@ def test_no_process_outlives_a_killed_daemon(
             wait_until(lambda pid=pid: not alive(pid), f"process {pid} ends")
 
 
+@pytest.mark.parametrize("stands_still", ["nothing", "zygote", "workers"])
 def test_sigterm_ends_a_running_pull(
-    fresh: Daemon, registry: DockerRegistry, large: tuple[Image, str]
+    fresh: Daemon, registry: DockerRegistry, large: tuple[Image, str], stands_still: str
 ) -> None:
     with gate(registry.port, sha256(LARGE.blob), len(LARGE.blob) // 2) as held:
         pull = Pull(fresh, held.reference(large[1]))
         wait_until(held.reached.is_set, "the pull reaches the held blob", fresh.process)
+        family = descendants(fresh.process.pid)
+        workers = set().union(*map(descendants, family))
+        kinds = {"nothing": set(), "zygote": family - workers, "workers": workers}
+        for pid in kinds[stands_still]:
+            os.kill(pid, signal.SIGSTOP)
         fresh.stop()
         pull.join()
     assert pull.error is not None
@@ -135,8 +143,9 @@ def test_sigterm_ends_a_running_pull(
 def descendants(pid: int) -> set[int]:
     found: set[int] = set()
     for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, children.read_text().split()):
-            found |= {child} | descendants(child)
+        with suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended
+            for child in map(int, children.read_text().split()):
+                found |= {child} | descendants(child)
     return found
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from cri_imaged.limits import Limits
 from cri_imaged.oci.descriptor import Descriptor
 from cri_imaged.oci.reference import Reference
-from cri_imaged.ports import Credentials, Fetcher, Known, Resolved
-from cri_imaged.registry.client import DistributionClient
+from cri_imaged.ports import Credentials, Fetcher, RequestCounter, Resolved
+from cri_imaged.registry.auth.schemes import Schemes
+from cri_imaged.registry.distribution import DistributionClient
 from cri_imaged.registry.options import RegistryOptions
 from cri_imaged.registry.retry import RetryPolicy
 from tests.support.registry import FaultRegistry
@@ -26,15 +27,21 @@ async def client(
     *,
     config_path: Path | str = "",
     limits: Limits | None = None,
-    progress_timeout: float | None = None,
     policy: RetryPolicy = QUICK,
     environ: Mapping[str, str] | None = None,
+    schemes: Schemes | None = None,
+    counter: RequestCounter | None = None,
     **options: object,
 ) -> AsyncIterator[DistributionClient]:
     """A client that loses no time between tries and sees no proxies."""
     table = RegistryOptions(config_path=str(config_path), **options)  # type: ignore[arg-type]
     async with DistributionClient(
-        table, limits or Limits(), progress_timeout, policy=policy, environ=environ or {}
+        table,
+        limits or Limits(),
+        policy=policy,
+        environ=environ or {},
+        schemes=schemes,
+        counter=counter,
     ) as opened:
         yield opened
 
@@ -50,10 +57,17 @@ async def resolve(
     registry: FaultRegistry | str,
     credentials: Credentials | None = None,
     name: str = REPOSITORY + ":latest",
-    known: Known | None = None,
+    known: Descriptor | None = None,
 ) -> Resolved:
     """Resolve the demo image."""
     return await opened.resolve(reference(registry, name), credentials, known)
+
+
+def text_of(resolved: Resolved) -> bytes:
+    """The document that was answered."""
+    assert resolved.document is not None
+    resolved.document.seek(0)
+    return resolved.document.read()
 
 
 async def read(fetcher: Fetcher, descriptor: Descriptor, offset: int = 0) -> bytes:

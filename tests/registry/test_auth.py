@@ -56,7 +56,7 @@ async def test_basic_is_offered_only_after_a_challenge_and_then_remembered() -> 
         assert "authorization" not in registry.seen[0].headers
 
 
-@pytest.mark.parametrize("credentials", [None, WRONG, Credentials(identity_token=IDENTITY)])
+@pytest.mark.parametrize("credentials", [None, WRONG, Credentials(identitytoken=IDENTITY)])
 async def test_basic_refused(credentials: Credentials | None) -> None:
     async with FaultRegistry(auth=BasicAuth(USERS)) as registry, client() as opened:
         registry.add_image(REPOSITORY, "latest")
@@ -149,7 +149,7 @@ async def test_an_identity_token_is_shown_with_post() -> None:
     auth = BearerAuth(anonymous=False, identity_tokens=[IDENTITY], answer_field="access_token")
     async with FaultRegistry(auth=auth) as registry, client() as opened:
         image = registry.add_image(REPOSITORY, "latest")
-        given = Credentials(identity_token=IDENTITY)
+        given = Credentials(identitytoken=IDENTITY)
         assert (await resolve(opened, registry, given)).descriptor == image.manifest
         (posted,) = [seen for seen in registry.seen if seen.method == "POST"]
         assert posted.form == {
@@ -178,7 +178,7 @@ async def test_a_form_is_not_sent_on() -> None:
         registry.faults.append(redirect(f"{elsewhere.url}/token", where=TOKEN))
         async with client() as opened:
             with pytest.raises(RegistryError, match="answers a form with a redirect"):
-                await resolve(opened, registry, Credentials(identity_token=IDENTITY))
+                await resolve(opened, registry, Credentials(identitytoken=IDENTITY))
         assert elsewhere.seen == []
 
 
@@ -187,12 +187,12 @@ async def test_a_registry_token_is_shown_as_it_is() -> None:
     async with FaultRegistry(auth=auth) as registry, client() as opened:
         image = registry.add_image(REPOSITORY, "latest")
         auth.issued[f"{MARK}-registry"] = "x", frozenset({f"repository:{REPOSITORY}:pull"})
-        given = Credentials(registry_token=f"{MARK}-registry")
+        given = Credentials(registrytoken=f"{MARK}-registry")
         assert (await resolve(opened, registry, given)).descriptor == image.manifest
         assert "authorization" not in registry.seen[0].headers
         assert not [seen for seen in registry.seen if seen.kind == TOKEN]
         with pytest.raises(RegistryError) as caught:
-            await resolve(opened, registry, Credentials(registry_token=f"{MARK}-another"))
+            await resolve(opened, registry, Credentials(registrytoken=f"{MARK}-another"))
         assert caught.value.category is Category.UNAUTHENTICATED
 
 
@@ -239,7 +239,7 @@ async def test_authentication_ends_after_its_rounds() -> None:
         (Fault(where=TOKEN, status=200, body=b"<html>"), "something else than JSON"),
         (Fault(where=TOKEN, status=200, body=b"{}"), "without a token"),
         (Fault(where=TOKEN, status=200, body=b'{"token":"a\\r\\nX-Evil: 1"}'), "malformed token"),
-        (Fault(where=TOKEN, status=200, body=b" " * 1_100_000), "more than 1048576 bytes"),
+        (Fault(where=TOKEN, status=200, body=b" " * 1_100_000), "more than 262144 bytes"),
         (status(418, where=TOKEN), "answered 418"),
         (stall(-1, where=TOKEN), "no response headers"),
     ],
@@ -281,6 +281,21 @@ async def test_challenges_that_cannot_be_met() -> None:
         ("ftp://auth.example/token", "no http"),
         ("/token", "no http"),
         ("http://[", "malformed"),
+        ("http://[1::2::3]/", "malformed"),
+        ("http://[1.2.3.4:5]/", "malformed"),
+        ("http://127.0.0.1:99999/t", "malformed"),
+        ("http://127.0.0.1:-1/t", "malformed"),
+        ("http://127.0.0.1:0/t", "no http"),
+        ("http://xn--a/t", "malformed"),
+        ("http:///t", "malformed|no http"),
+        ("data:text/plain,x", "no http"),
+        (f"http://{'a' * 64}.com/t", "token server"),
+        (f"http://{'a.' * 130}com/t", "token server"),
+        ("http://a..b/t", "token server"),
+        ("http://a b/t", "token server|malformed"),
+        ("http://a%00b/t", "token server|malformed"),
+        ("http://[v1.x]/t", "token server|malformed"),
+        ("http://127.0.0.1:1?" + "q" * 9000, "token server"),
         (f"https://user:{MARK}@auth.example/", "user information"),
     ],
 )
@@ -547,8 +562,6 @@ async def test_a_helper_without_a_login_means_anonymous(tmp_path: Path, helper: 
 @pytest.mark.parametrize(
     ("table", "problem"),
     [
-        ('{"credsStore": "../../bin/sh"}', "no name of a credential helper"),
-        ('{"credsStore": "does-not-exist"}', "docker-credential-does-not-exist: cannot be run"),
         ('{"auths": {"127.0.0.1:1": 3}}', "not a Docker config"),
         ("{", "not a Docker config"),
     ],
@@ -564,13 +577,66 @@ async def test_a_config_that_cannot_be_used(tmp_path: Path, table: str, problem:
             await resolve(opened, registry)
 
 
-async def test_a_helper_that_fails_is_named(tmp_path: Path, helper: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("test", "docker-credential-test: failed with status 3"),
+        ("silent", "docker-credential-silent: did not answer with a login in JSON"),
+        ("does-not-exist", "docker-credential-does-not-exist: cannot be run"),
+        ("../../bin/sh", "no name of a credential helper"),
+    ],
+)
+async def test_a_helper_that_fails_is_named_and_does_not_stop_pulls_of_public_images(
+    tmp_path: Path, helper: Path, caplog: pytest.LogCaptureFixture, name: str, problem: str
+) -> None:
     config = tmp_path / "config.json"
-    config.write_text('{"credsStore": "test"}')
-    async with FaultRegistry(auth=BasicAuth(USERS)) as registry:
-        install(helper, "broken", "x", MARK)
+    config.write_text(json.dumps({"credsStore": name}))
+    install(helper, "broken", "x", MARK)
+    silent = helper.with_name("docker-credential-silent")
+    silent.write_text("#!/bin/sh\nexit 0\n")
+    silent.chmod(0o755)
+    async with FaultRegistry(auth=BearerAuth()) as public, FaultRegistry() as private:
+        image = public.add_image(REPOSITORY, "latest")
+        private.auth = BasicAuth(USERS)
         async with client(docker_config=str(config)) as opened:
-            with pytest.raises(ConfigError, match="docker-credential-test: failed with status 3"):
+            assert (await resolve(opened, public)).descriptor == image.manifest
+            with pytest.raises(RegistryError, match=f"no credentials were given; .*{problem}"):
+                await resolve(opened, private)
+            assert problem in caplog.text
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"auths": {"HOST": {"auth": "AUTH"}}, "credHelpers": None, "credsStore": None},
+        {"auths": {"HOST": {"auth": "AUTH", "email": None, "identitytoken": None}}},
+        {"auths": {"HOST": {"auth": None, "username": "ann", "password": f"{MARK}-a"}}},
+        {"auths": {"HOST": {"auth": "AUTH"}, "other.example": None}},
+        {"auths": {"other.example": {"auth": 7}, "HOST": {"auth": "AUTH"}}},
+        {"auths": {"HOST": {"auth": "AUTH"}}, "credHelpers": {"other.example": None}},
+        {"auths": {"HOST": {"auth": "AUTH"}}, "credHelpers": {"HOST": None}, "credsStore": "x"},
+        {"auths": {"HOST": {"auth": "AUTH"}}, "HttpHeaders": None, "psFormat": None},
+    ],
+)
+async def test_null_is_absence_in_a_config(tmp_path: Path, table: object) -> None:
+    config = tmp_path / "config.json"
+    async with FaultRegistry(auth=BasicAuth(USERS)) as registry:
+        image = registry.add_image(REPOSITORY, "latest")
+        text = json.dumps(table).replace("HOST", registry.authority)
+        config.write_text(text.replace("AUTH", encoded(f"ann:{MARK}-a")))
+        async with client(docker_config=str(config)) as opened:
+            assert (await resolve(opened, registry)).descriptor == image.manifest
+
+
+@pytest.mark.parametrize(
+    "text", ['{"auths": null}', '{"auths": {"HOST": null}}', "{}", "null", "", "\n"]
+)
+async def test_null_for_a_login_is_none(tmp_path: Path, text: str) -> None:
+    config = tmp_path / "config.json"
+    async with FaultRegistry(auth=BasicAuth(USERS)) as registry:
+        config.write_text(text.replace("HOST", registry.authority))
+        async with client(docker_config=str(config)) as opened:
+            with pytest.raises(RegistryError, match="no credentials were given"):
                 await resolve(opened, registry)
 
 
@@ -598,7 +664,7 @@ async def test_a_config_that_changes_is_read_again(tmp_path: Path) -> None:
 
 async def test_simultaneous_pulls_share_no_token_across_identities() -> None:
     auth = BearerAuth(USERS, anonymous=False, identity_tokens=[IDENTITY])
-    identities = [ANN, BOB, Credentials(identity_token=IDENTITY), WRONG]
+    identities = [ANN, BOB, Credentials(identitytoken=IDENTITY), WRONG]
     async with FaultRegistry(auth=auth) as registry, client() as opened:
         layer = registry.add_image(REPOSITORY, "latest", [noise(1000)]).layers[0]
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import string
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cri_imaged.registry.challenge import Challenge, parse_challenges
+from cri_imaged.registry.auth.challenge import Challenge, parse_challenges
 
 TOKEN_CHARS = string.ascii_letters + string.digits + "!#$%&'*+-.^_`|~"
 TOKENS = st.text(TOKEN_CHARS, min_size=1, max_size=20)
@@ -87,3 +88,22 @@ def test_what_is_written_is_read(challenges: list[tuple[str, dict[str, str]]]) -
     assert list(parse_challenges([header])) == [
         Challenge(scheme.lower(), parameters) for scheme, parameters in challenges
     ]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Bearer " + 'a="b",' * 40_000,
+        "a " * 120_000,
+        " " * 250_000,
+        'Bearer a="' + "\\" * 250_000,
+        ("Bearer " + 'a="b",' * 10) * 4_000,
+    ],
+)
+def test_challenges_without_end_take_no_time(header: str) -> None:
+    taken = []
+    for _ in range(3):
+        began = time.thread_time()
+        parse_challenges([header, "Basic realm=x"])
+        taken.append(time.thread_time() - began)
+    assert min(taken) < 0.05

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cri_imaged.errors import ConfigError
-from cri_imaged.registry.hosts import ALL_CAPABILITIES, Capability, Host, TlsSettings
-from cri_imaged.registry.hosts_dir import HostsDirectory, folder_names
-from cri_imaged.registry.hosts_toml import parse_duration, parse_hosts
+from cri_imaged.errors import Category, ConfigError, RegistryError
+from cri_imaged.registry.hosts.directory import HostsDirectory, folder_names
+from cri_imaged.registry.hosts.host import ALL_CAPABILITIES, Capability, Host, TlsSettings
+from cri_imaged.registry.hosts.toml import parse_hosts
 from tests.registry.helpers import write_hosts
 from tests.support.leaks import MARK
 
@@ -134,27 +135,6 @@ def test_http_with_tls_settings_means_tls_where_the_host_speaks_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        ("1s", 1.0),
-        ("1m30s", 90.0),
-        ("1.5h", 5400.0),
-        ("300ms", 0.3),
-        (".5s", 0.5),
-        ("0", 0.0),
-        ("+2s", 2.0),
-        ("2", None),
-        ("-1s", None),
-        ("1 s", None),
-        ("", None),
-        ("1d", None),
-    ],
-)
-def test_durations(text: str, seconds: float | None) -> None:
-    assert parse_duration(text) == (None if seconds is None else pytest.approx(seconds))
-
-
-@pytest.mark.parametrize(
     ("text", "line", "problem"),
     [
         ("server = \n", 1, "Invalid value"),
@@ -167,6 +147,9 @@ def test_durations(text: str, seconds: float | None) -> None:
         ('[host."https://a.example"]\nskip_verify = "yes"\n', 2, "skip_verify must be true"),
         ('[host."https://a.example"]\nclient = [["a", "b", "c"]]\n', 2, "client must be"),
         ('[host."https://a.example"]\ndial_timeout = "soon"\n', 2, "dial_timeout must be"),
+        ('[host."https://a.example"]\ndial_timeout = "-1s"\n', 2, "dial_timeout must be"),
+        ('[host."https://a.example"]\ndial_timeout = 5\n', 2, "dial_timeout must be"),
+        ('[host."https://a.example"]\ndial_timeout = "0"\n', 2, "dial_timeout must be"),
         (f'[host."https://a.example".header]\nx = [["{MARK}"]]\n', 2, "x must be a string"),
         (f'[host."https://a.example".header]\n"x y" = "{MARK}"\n', 2, "no header that HTTP allows"),
         (
@@ -183,6 +166,15 @@ def test_durations(text: str, seconds: float | None) -> None:
         ),
         ('server = "https://a.example?x=1"\n', 1, "scheme, host, port and path"),
         ('server = "https://a.example:99999"\n', 1, "no URL"),
+        ('[host."https://xn--a.example"]\n', 1, "a host that there cannot be"),
+        (f'server = "https://{"a" * 64}.example"\n', 1, "a host that there cannot be"),
+        ('blocked = "yes"\n', 1, "blocked must be true"),
+        ('order = "size"\n', 1, "order must be"),
+        ('[host."https://a.example"]\norder = "latency"\n', 2, "order is not known"),
+        ("trace_context = 1\n", 1, "trace_context must be true"),
+        ('[host."https://a.example"]\nrewrite = "x"\n', 2, "rewrite must be a table"),
+        ('[host."https://a.example".rewrite]\n"(" = "x"\n', 2, "is no regular expression"),
+        ('[host."https://a.example".rewrite]\n"x" = 3\n', 2, "replaced by a string"),
         ("server = 3\n", 1, "server must be a URL"),
         ("host = 3\n", 1, "host must be tables"),
         ('host = { "https://a.example" = 3 }\n', 1, "must be a table"),
@@ -324,3 +316,66 @@ def test_configured_headers_go_to_every_host(tmp_path: Path) -> None:
     assert [host.headers for host in hosts] == [(("a", "1"), ("b", "2")), (("a", "1"),)]
     with pytest.raises(ConfigError, match=r"registry\.headers"):
         HostsDirectory("", {"bad name": [MARK]})
+
+
+def test_a_hosts_own_header_replaces_the_configured_one_of_the_same_name(tmp_path: Path) -> None:
+    text = '[host."https://m.example".header]\nx-team = ["2", "3"]\n[header]\nother = "4"'
+    write_hosts(tmp_path, "r.example", text)
+    general = {"X-Team": ["1"], "User-Agent": ["a"]}
+    mirror, registry = HostsDirectory(str(tmp_path), general).hosts("r.example")
+    assert mirror.headers == (("User-Agent", "a"), ("x-team", "2"), ("x-team", "3"))
+    assert registry.headers == (("X-Team", "1"), ("User-Agent", "a"), ("other", "4"))
+
+
+def test_what_is_remembered_of_names_that_anybody_asks_for_has_an_end(tmp_path: Path) -> None:
+    write_hosts(tmp_path, "_default", '[host."https://m.example"]')
+    directory = HostsDirectory(str(tmp_path), {})
+    before = len(gc.get_objects())
+    for number in range(20_000):
+        assert len(directory.hosts(f"r{number}.example")) == 2
+    assert len(gc.get_objects()) - before < 20_000
+
+
+@pytest.mark.parametrize(
+    ("rewrite", "name", "found"),
+    [
+        (
+            '"^rancher/(.*)" = "mirror/rancher-images/$1"',
+            "rancher/k3s",
+            "mirror/rancher-images/k3s",
+        ),
+        ('"^rancher/(.*)" = "mirror/$1"', "library/busybox", "library/busybox"),
+        ('"(.*)" = "proxy/$1"', "a/b", "proxy/a/b"),
+        ("'(?P<first>[^/]+)/(.*)' = '${2}/${first}'", "a/b", "b/a"),
+        ('"^a$" = "b"\n"^b$" = "c"', "a", "b"),
+        ('"^a/" = "a/"\n"a" = "c"', "a/x", "c/x"),
+        ('"(x)?a" = "$1$2$$"', "a", "$"),
+        ('"x*" = "-"', "axxb", "-a-b-"),
+    ],
+)
+def test_rewrites(rewrite: str, name: str, found: str) -> None:
+    text = f'[host."https://m.example"]\n[host."https://m.example".rewrite]\n{rewrite}'
+    assert parse(text)[0].repository(name) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "hosts"),
+    [
+        ('[host."https://m.example"]\nblocked = true', ["registry.example"]),
+        ('[host."https://m.example"]\nblocked = false', ["m.example", "registry.example"]),
+    ],
+)
+def test_a_blocked_host_is_left_out(text: str, hosts: list[str]) -> None:
+    assert [host.authority for host in parse(text)] == hosts
+
+
+def test_mirrors_may_be_tried_by_latency_and_the_registry_itself_stays_last() -> None:
+    hosts = parse('order = "latency"\n[host."https://a.example"]\n[host."https://b.example"]')
+    assert [host.by_latency for host in hosts] == [True, True, False]
+    assert not any(host.by_latency for host in parse('[host."https://a.example"]'))
+
+
+def test_a_blocked_registry_is_refused_with_the_file() -> None:
+    with pytest.raises(RegistryError, match=r"is blocked by .*hosts\.toml") as caught:
+        parse('blocked = true\n[host."https://m.example"]')
+    assert caught.value.category is Category.PERMISSION_DENIED

@@ -194,7 +194,7 @@ async def test_wrong_bytes_are_not_asked_for_again_and_the_mirror_is_named(
             stream.discredit()
         assert await read(fetcher, layer) == DATA
     assert {
-        "event": "registry.wrong_bytes",
+        "event": "registry sent wrong bytes",
         "level": "warning",
         "digest": layer.digest,
         "hosts": [pair.mirror.authority],
@@ -209,7 +209,9 @@ async def test_a_wrong_manifest_of_a_mirror_is_passed_over(
     name = f"{REPOSITORY}@{pair.image.manifest.digest}"
     async with client(config_path=pair.root) as opened:
         assert (await resolve(opened, NAME, name=name)).descriptor == pair.image.manifest
-    (record,) = [record for record in caplog.records if "registry.wrong_bytes" in record.message]
+    (record,) = [
+        record for record in caplog.records if "registry sent wrong bytes" in record.message
+    ]
     assert record.msg["hosts"] == [pair.mirror.authority]  # type: ignore[index]
 
 

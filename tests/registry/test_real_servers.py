@@ -14,10 +14,18 @@ from cri_imaged.oci.descriptor import Descriptor
 from cri_imaged.oci.documents import Manifest, parse_document
 from cri_imaged.oci.reference import Reference
 from cri_imaged.ports import Credentials, Resolved
-from cri_imaged.registry.client import DistributionClient
+from cri_imaged.registry.distribution import DistributionClient
 from cri_imaged.registry.retry import RetryPolicy
 from tests.registry.conftest import Certificates
-from tests.registry.helpers import REPOSITORY, client, noise, read, reference, write_hosts
+from tests.registry.helpers import (
+    REPOSITORY,
+    client,
+    noise,
+    read,
+    reference,
+    text_of,
+    write_hosts,
+)
 from tests.registry.nginx import Nginx
 from tests.registry.token_server import TokenRegistry, TokenServer
 from tests.support.docker_registry import Certificate, DockerRegistry, Login
@@ -59,7 +67,7 @@ async def pull(
     """Resolve and fetch everything, all layers at the same time; every byte must come once."""
     resolved = await opened.resolve(name or Reference.parse(pushed), credentials)
     assert resolved.descriptor.digest == registry.digest(pushed)
-    assert resolved.document == registry.manifest(pushed)
+    assert text_of(resolved) == registry.manifest(pushed)
     wanted = layers(registry, pushed)
     got = await asyncio.gather(*(read(resolved.fetcher, blob) for blob in wanted))
     assert got == list(wanted.values())
@@ -73,7 +81,7 @@ async def test_a_plain_registry(tmp_path: Path) -> None:
             resolved = await pull(opened, registry, pushed)
             blob, data = next(iter(layers(registry, pushed).items()))
             assert await read(resolved.fetcher, blob, 1234) == data[1234:]
-            assert await read(resolved.fetcher, resolved.descriptor) == resolved.document
+            assert await read(resolved.fetcher, resolved.descriptor) == text_of(resolved)
             with pytest.raises(RegistryError, match="MANIFEST_UNKNOWN") as caught:
                 await opened.resolve(reference(registry.host, "library/demo:none"), None)
     assert caught.value.category is Category.NOT_FOUND

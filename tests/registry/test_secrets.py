@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 import pytest
@@ -46,8 +47,8 @@ LOGINS = [
     None,
     LOGIN,
     Credentials(auth=BASIC),
-    Credentials(identity_token=IDENTITY),
-    Credentials(registry_token=REGISTRY),
+    Credentials(identitytoken=IDENTITY),
+    Credentials(registrytoken=REGISTRY),
     Credentials(username="ann", password=f"{MARK}-wrong"),
 ]
 
@@ -61,9 +62,17 @@ async def noted() -> AsyncIterator[None]:
         log.debug("refused", exc_info=True)
 
 
-def echo(said: str) -> bytes:
+def echo(said: str, form: str = "errors") -> bytes:
     """An error's body that says what the registry was sent."""
-    return json.dumps({"errors": [{"code": said, "message": said * 20}]}).encode()
+    bodies: dict[str, object] = {
+        "errors": {"errors": [{"code": said, "message": said * 20}]},
+        "details": {"error": said, "error_description": said, "details": [said]},
+        "text": None,
+        "quoted": None,
+    }
+    if bodies[form] is not None:
+        return json.dumps(bodies[form]).encode()
+    return (said if form == "text" else quote(said, safe="")).encode()
 
 
 @pytest.mark.parametrize("number", range(len(LOGINS)))
@@ -89,26 +98,27 @@ async def test_logins_of_requests(number: int, basic: bool) -> None:
     emitted("a login", repr(LOGINS[number]))
 
 
+@pytest.mark.parametrize("form", ["errors", "details", "text", "quoted"])
 @pytest.mark.parametrize("where", [MANIFEST, TOKEN])
 @pytest.mark.parametrize(
     ("login", "said"),
     [
         (LOGIN, f"{PASSWORD} is in Basic {BASIC}"),
         (Credentials(auth=BASIC), f"{PASSWORD} is in Basic {BASIC}"),
-        (Credentials(identity_token=IDENTITY), IDENTITY),
-        (Credentials(registry_token=REGISTRY), f"Bearer {REGISTRY}"),
+        (Credentials(identitytoken=IDENTITY), IDENTITY),
+        (Credentials(registrytoken=REGISTRY), f"Bearer {REGISTRY}"),
     ],
     ids=["user", "auth", "identity", "registry"],
 )
 async def test_registries_that_echo_what_they_were_sent(
-    where: str, login: Credentials, said: str
+    where: str, login: Credentials, said: str, form: str
 ) -> None:
     async with FaultRegistry() as registry, client() as opened:
         challenge = f'Bearer realm="{registry.url}/token"'
         registry.faults.append(
             status(401, headers={"WWW-Authenticate": challenge}, where=MANIFEST, times=1)
         )
-        registry.faults.append(status(403, where=where, body=echo(said)))
+        registry.faults.append(status(403, where=where, body=echo(said, form)))
         registry.auth = BearerAuth(USERS, identity_tokens=[IDENTITY])
         async with noted():
             await resolve(opened, registry, login)
@@ -145,6 +155,19 @@ async def test_storage_that_echoes_a_signed_url() -> None:
         async with noted():
             await read((await resolve(opened, registry)).fetcher, layer)
         assert storage.seen
+
+
+async def test_a_redirects_target_that_echoes_its_signed_url_after_it_gave_a_token() -> None:
+    async with FaultRegistry() as front, FaultRegistry(auth=BearerAuth()) as target:
+        target.add_image(REPOSITORY, "latest")
+        location = f"{target.url}/v2/{MARK}/manifests/latest?signature={MARK}"
+        front.faults.append(redirect(location))
+        async with client() as opened, noted():
+            await resolve(opened, front)
+        target.faults.append(status(403, where=MANIFEST, skip=1, body=echo(f"{MARK} is bad")))
+        async with client() as opened, noted():
+            await resolve(opened, front, LOGIN)
+        assert any("authorization" in seen.headers for seen in target.gets(MANIFEST))
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime
+import ssl
 from pathlib import Path
 
 import pytest
@@ -12,8 +12,7 @@ import trustme
 from cri_imaged.errors import Category, ConfigError, RegistryError
 from tests.registry.conftest import Certificates
 from tests.registry.helpers import REPOSITORY, client, resolve, write_hosts
-from tests.support.leaks import MARK
-from tests.support.registry import FaultRegistry, encoded
+from tests.support.registry import FaultRegistry
 
 
 def trust(root: Path, registry: FaultRegistry, certificates: Certificates, more: str = "") -> None:
@@ -86,6 +85,52 @@ async def test_an_unknown_authority(certificates: Certificates, tmp_path: Path) 
     async with FaultRegistry(tls=certificates.server()) as registry:
         write_hosts(tmp_path, registry.authority, f'server = "{registry.url}"')
         assert "signed by an unknown authority" in await refusal(registry, tmp_path)
+
+
+@pytest.mark.parametrize("which", ["intermediate", "the server's own"])
+@pytest.mark.parametrize("sends_chain", [True, False])
+async def test_each_certificate_of_ca_is_an_anchor(
+    certificates: Certificates, tmp_path: Path, which: str, sends_chain: bool
+) -> None:
+    intermediate = certificates.authority.create_child_ca()
+    leaf = intermediate.issue_cert("127.0.0.1")
+    anchor = intermediate.cert_pem if which == "intermediate" else leaf.cert_chain_pems[0]
+    anchor.write_to_path(str(tmp_path / "anchor.pem"))
+    chain = leaf.cert_chain_pems if sends_chain else leaf.cert_chain_pems[:1]
+    for pem in (leaf.private_key_pem, *chain):
+        pem.write_to_path(str(tmp_path / "server.pem"), append=True)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(tmp_path / "server.pem")
+    async with FaultRegistry(tls=context) as registry:
+        image = registry.add_image(REPOSITORY, "latest")
+        text = f'server = "{registry.url}"\nca = "{tmp_path / "anchor.pem"}"'
+        write_hosts(tmp_path, registry.authority, text)
+        async with client(config_path=tmp_path) as opened:
+            assert (await resolve(opened, registry)).descriptor == image.manifest
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize(
+    "block",
+    [
+        "-----BEGIN CERTIFICATE-----\nMIIBgarbage\n-----END CERTIFICATE-----\n",
+        "-----BEGIN CERTIFICATE-----\n?\n-----END CERTIFICATE-----\n",
+        "-----BEGIN X509 CRL-----\nMIIB\n-----END X509 CRL-----\n",
+        "no PEM \u00e9\n",
+    ],
+    ids=["malformed", "no base64", "revocations", "text"],
+)
+async def test_what_is_no_certificate_in_a_bundle_is_passed_over(
+    certificates: Certificates, tmp_path: Path, block: str, before: bool
+) -> None:
+    good = certificates.ca_file.read_text()
+    bundle = tmp_path / "bundle.pem"
+    bundle.write_text(block + good if before else good + block)
+    async with FaultRegistry(tls=certificates.server()) as registry:
+        image = registry.add_image(REPOSITORY, "latest")
+        write_hosts(tmp_path, registry.authority, f'server = "{registry.url}"\nca = "{bundle}"\n')
+        async with client(config_path=tmp_path) as opened:
+            assert (await resolve(opened, registry)).descriptor == image.manifest
 
 
 async def test_a_certificate_that_signed_itself(certificates: Certificates, tmp_path: Path) -> None:
@@ -197,55 +242,3 @@ async def test_an_authority_that_is_replaced_is_read_again(
                 await resolve(opened, registry)
             file.write_bytes(certificates.ca_file.read_bytes() + b"\n")
             assert (await resolve(opened, registry)).descriptor == image.manifest
-
-
-# --- through a proxy ------------------------------------------------------------------------
-
-
-class ConnectProxy:
-    """A proxy that connects every CONNECT to one server."""
-
-    def __init__(self, target: FaultRegistry) -> None:
-        self._target = target
-        self.asked: list[str] = []
-
-    async def __aenter__(self) -> ConnectProxy:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *exception: object) -> None:
-        self._server.close()
-        await self._server.wait_closed()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        self.asked.append(head)
-        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", self._target.port)
-        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-        await asyncio.gather(_copy(reader, inner_writer), _copy(inner_reader, writer))
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(65536):
-        writer.write(data)
-    writer.close()
-
-
-async def test_an_https_registry_behind_a_proxy(certificates: Certificates, tmp_path: Path) -> None:
-    leaf = certificates.authority.issue_cert("registry.invalid")
-    write_hosts(tmp_path, "registry.invalid", f'ca = "{certificates.ca_file}"')
-    async with (
-        FaultRegistry(tls=certificates.server(leaf)) as registry,
-        ConnectProxy(registry) as proxy,
-        client(
-            config_path=tmp_path,
-            environ={"HTTPS_PROXY": f"http://user:{MARK}@127.0.0.1:{proxy.port}"},
-        ) as opened,
-    ):
-        image = registry.add_image(REPOSITORY, "latest")
-        assert (await resolve(opened, "registry.invalid")).descriptor == image.manifest
-    assert proxy.asked[0].startswith("CONNECT registry.invalid:443 HTTP/1.1\r\n")
-    assert f"Proxy-Authorization: Basic {encoded(f'user:{MARK}')}\r\n" in proxy.asked[0]
-    assert "authorization" not in registry.seen[0].headers
-    assert "proxy-authorization" not in registry.seen[0].headers

@@ -11,7 +11,7 @@ import pytest
 
 from cri_imaged.errors import Category, RegistryError
 from cri_imaged.registry.failures import HostFailure, Kind
-from cri_imaged.registry.hosts import Host
+from cri_imaged.registry.hosts.host import Host
 from cri_imaged.registry.retry import RetryPolicy
 from cri_imaged.registry.tries import UNHEALTHY_SECONDS, HostHealth, Tries
 
@@ -104,6 +104,24 @@ async def test_a_call_that_hangs_ends_with_the_budget() -> None:
     with pytest.raises(RegistryError, match="time for tries was up") as caught:
         await tries.run(hang, lambda host: host.url("x"))
     assert caught.value.category is Category.REGISTRY_UNAVAILABLE
+    assert called == 2
+
+
+async def test_a_host_that_answers_at_all_may_take_longer_than_the_budget() -> None:
+    """A cache that fetches what it is asked for first."""
+    called = 0
+
+    async def fetches(host: Host) -> str:
+        nonlocal called
+        called += 1
+        if called == 1:
+            raise HostFailure(Kind.UNREACHABLE, "503 Service Unavailable", status=503)
+        await asyncio.sleep(0.2)
+        return "done"
+
+    policy = RetryPolicy(tries=5, seconds=0.1, base_seconds=0.001)
+    tries = Tries((REGISTRY,), "cannot", policy, HostHealth())
+    assert await tries.run(fetches, lambda host: host.url("x")) == "done"
     assert called == 2
 
 

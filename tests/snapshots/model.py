@@ -45,7 +45,7 @@ DEFAULT = Node("directory", 0o755, mtime=None)
 
 @dataclass(frozen=True)
 class Layer:
-    """What one layer lists. Parents that are not in `entries` are implicit."""
+    """What one layer lists. Parents that are not in `entries` are implicit; whiteouts make none."""
 
     entries: dict[bytes, Node] = field(default_factory=dict)
     hardlinks: dict[bytes, bytes] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class Layer:
 
     @property
     def implicit(self) -> list[bytes]:
-        named = [*self.entries, *self.hardlinks, *self.whiteouts, *self.opaques]
+        named = [*self.entries, *self.hardlinks, *self.opaques]
         named += [name for name, _ in self.links]
         directories = {above for path in named for above in parents(path)} | {*self.opaques, b""}
         return sorted(directories - self.entries.keys())

@@ -10,21 +10,21 @@ import sysconfig
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cri_imaged.layers.pool import WorkerPool
+from cri_imaged.layers.worker.pool import WorkerPool
 from cri_imaged.limits import Limits
 from cri_imaged.oci import media_types
 from cri_imaged.oci.digest import Digest
-from cri_imaged.ports import DirectoryExtraction
-from tests.layers.sources import Whole
-from tests.snapshots.bench import CLASSES, Bench, memory, model, scratch, shown
+from tests.layers.sources import Whole, described
 from tests.snapshots.conftest import require_snapshotter
 from tests.snapshots.model import Layer, Node, Tree, differences, merge, parents, scan
 from tests.snapshots.test_differential import stacks
+from tests.snapshots.workbench import CLASSES, Bench, memory, model, scratch, shown
 from tests.support import tarballs
 
 
@@ -43,14 +43,13 @@ class Machine:
         top: Digest | None = None
         for number, applied in enumerate(done):
             parent, top = top, Digest.of(f"{number}".encode())
-            await bench.snapshotter.commit(top, f"key-{number}", parent, applied)
+            await bench.commit(top, f"key-{number}", parent, applied)
         assert top is not None
         return top
 
     async def _apply(self, bench: Bench, number: int, archive: Path):  # type: ignore[no-untyped-def]
-        into = await bench.snapshotter.prepare(f"key-{number}", None, bench.lease, {})
-        assert isinstance(into, DirectoryExtraction)
-        return await self.pool.apply(Whole(archive), media_types.OCI_LAYER, into)
+        into = await bench.snapshotter.prepare(f"key-{number}", None, bench.lease)
+        return await self.pool.apply(Whole(archive), described(media_types.OCI_LAYER), into)
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +83,11 @@ def _as_archived(layer: Layer, tree: Tree) -> Layer:
     entries = dict(layer.entries)
     for path in layer.opaques:
         entries.setdefault(path, Node("directory", 0o755, 0, 0))
+    if b"" in entries:  # of the root, an archive says the time alone
+        entries[b""] = Node("directory", 0o755, 0, 0, entries[b""].mtime)
     plain = {path for path, node in entries.items() if node.kind != "directory"}
     plain |= {*layer.hardlinks, *dict(layer.links)}
-    named = {*layer.whiteouts, *entries, *plain}
+    named = {*entries, *plain}
     own = {above for path in named for above in parents(path)} | {*entries, *layer.hardlinks}
     links: dict[bytes, bytes] = {}
     for name, target in layer.links:
@@ -101,8 +102,9 @@ def _as_archived(layer: Layer, tree: Tree) -> Layer:
     return replace(layer, entries=entries, links=tuple(links.items()))
 
 
-def archived(layer: Layer, order: random.Random) -> bytes:
-    """The layer as an archive, in an order that does not matter to what it means."""
+def archived(layer: Layer, below: Tree, order: random.Random) -> bytes:
+    """The layer on top of the tree `below` as an archive, in an order that does not matter to what
+    it means."""
     parts = [entry(path, node) for path, node in layer.entries.items()]
     for path in layer.whiteouts:
         above, slash, name = path.rpartition(b"/")
@@ -113,16 +115,24 @@ def archived(layer: Layer, order: random.Random) -> bytes:
     ]
     order.shuffle(parts)
     # A hardlink comes after its target.
-    for name, target in (*layer.hardlinks.items(), *layer.links):
-        parts.append(tarballs.hardlink(name, target))
+    for name, target in layer.hardlinks.items():
+        parts.append(tarballs.hardlink(name, target, **attributes(layer.entries[target])))
+    known = dict(below)
+    for name, target in layer.links:
+        known[name] = known[target]
+        parts.append(tarballs.hardlink(name, target, **attributes(known[name])))
     return tarballs.archive(*parts)
 
 
-def entry(path: bytes, node: Node) -> bytes:
+def attributes(node: Node) -> dict[str, Any]:
     seconds, nanoseconds = divmod(node.mtime or 0, 10**9)
     pax: dict[str, str | bytes] = {"mtime": f"{seconds}.{nanoseconds:09d}"}
     pax |= {f"SCHILY.xattr.{key}": value for key, value in node.xattrs}
-    common = {"mode": node.mode, "uid": node.uid, "gid": node.gid, "pax": pax}
+    return {"mode": node.mode, "uid": node.uid, "gid": node.gid, "pax": pax}
+
+
+def entry(path: bytes, node: Node) -> bytes:
+    common = attributes(node)
     match node.kind:
         case "directory":
             return tarballs.directory(path or b".", **common)
@@ -141,8 +151,10 @@ async def mismatches(
 ) -> list[str]:
     with scratch(memory()) as root:
         archives = [root / f"{number}.tar" for number in range(len(stack))]
+        tree: Tree = {}
         for path, layer in zip(archives, stack, strict=True):
-            path.write_bytes(archived(layer, order))
+            path.write_bytes(archived(layer, tree, order))
+            tree = merge(tree, layer)
         async with Bench.open(root, name) as bench:
             top = await machine.unpack(bench, archives)
             return differences(await bench.tree(top), model(stack))

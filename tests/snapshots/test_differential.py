@@ -10,7 +10,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.snapshots.bench import CLASSES, Bench, memory, model, scratch
 from tests.snapshots.conftest import require_snapshotter
 from tests.snapshots.model import (
     BASE_TIME,
@@ -22,6 +21,7 @@ from tests.snapshots.model import (
     merge,
     parents,
 )
+from tests.snapshots.workbench import CLASSES, Bench, memory, model, scratch
 
 NAMES = st.sampled_from([b"a", b"b", b"c", b"\xff\n d"])
 PATHS = st.lists(NAMES, min_size=1, max_size=3).map(b"/".join)

@@ -16,9 +16,9 @@ import pytest
 from cri_imaged.errors import CorruptContentError, LimitExceededError
 from cri_imaged.oci.digest import Digest
 from cri_imaged.ports import Applied
-from tests.snapshots.bench import CLASSES, Bench, applied, memory, scratch
 from tests.snapshots.conftest import require_snapshotter
 from tests.snapshots.model import scan
+from tests.snapshots.workbench import CLASSES, Bench, applied, memory, scratch
 
 SECRET = b"the victim's bytes"
 TOP = Digest.of(b"top")
@@ -33,7 +33,7 @@ class Scene:
         """A committed layer, filled by hand."""
         directory = await self.bench.prepare("below")
         fill(directory)
-        await self.bench.snapshotter.commit(Digest.of(b"below"), "below", None, applied())
+        await self.bench.commit(Digest.of(b"below"), "below", None, applied())
         return Digest.of(b"below")
 
     async def seal(
@@ -42,7 +42,7 @@ class Scene:
         directory = await self.bench.prepare("top", parent)
         if fill is not None:
             fill(directory)
-        await self.bench.snapshotter.commit(TOP, "top", parent, result)
+        await self.bench.commit(TOP, "top", parent, result)
 
     def unharmed(self) -> None:
         hello = self.victim / "hello"
@@ -268,4 +268,4 @@ async def test_many_targets_through_many_links_end(scene: Scene) -> None:
     await scene.bench.prepare("odd", parent)
     odd = applied(links=tuple((b"x%d" % number, b"s%d/file" % number) for number in range(100)))
     with pytest.raises(LimitExceededError, match="symbolic links"):
-        await scene.bench.snapshotter.commit(Digest.of(b"odd"), "odd", parent, odd)
+        await scene.bench.commit(Digest.of(b"odd"), "odd", parent, odd)

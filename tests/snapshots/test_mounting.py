@@ -118,9 +118,9 @@ def test_names_in_mountinfo_are_unescaped(target: Path, tmp_path: Path) -> None:
 
 
 def test_overlay_is_tried_not_guessed(tmp_path: Path) -> None:
-    assert mounting.overlay_supported(tmp_path)
+    assert mounting.overlay_obstacle(tmp_path) is None
     assert not list(tmp_path.iterdir())
     colon = tmp_path / "a:b"
     colon.mkdir()
     assert "character" in (mounting.overlay_obstacle(colon) or "")
-    assert not mounting.overlay_supported(Path("/proc/self"))
+    assert mounting.overlay_obstacle(Path("/proc/self"))

@@ -10,8 +10,8 @@ import pytest
 from cri_imaged import mounting
 from cri_imaged.ports import Mount, View
 from cri_imaged.snapshots.stale import stale_views
-from tests.snapshots.bench import Bench
 from tests.snapshots.model import Layer, Node
+from tests.snapshots.workbench import Bench
 from tests.support.require import require_real
 
 ROOT = "36 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw"

@@ -7,17 +7,21 @@ has them (no rename, no label updates: nothing here asks for them).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from dataclasses import replace
 
 import pytest
 
 from cri_imaged.errors import InvalidRequestError, NotFoundError
-from cri_imaged.metadata import images, leases
+from cri_imaged.metadata import leases
+from cri_imaged.metadata.garbage import sweep
 from cri_imaged.oci.digest import Digest
-from cri_imaged.ports import DirectoryExtraction, Lease, Usage
-from tests.snapshots.bench import Bench, applied, model, shown
+from cri_imaged.ports import IMAGE, ImageTarget, Lease, Skipped, SnapshotToken, Usage
+from tests.snapshots.images import pack
 from tests.snapshots.model import Layer, Node, differences, scan, write
+from tests.snapshots.workbench import Bench, applied, model, provenance, shown
+from tests.support.erofs import mounted
 from tests.support.require import require_real
 
 FILE = Node("file", 0o644, content=b"x")
@@ -53,16 +57,14 @@ async def test_what_is_being_prepared_is_not_a_snapshot(bench: Bench) -> None:
     with pytest.raises(NotFoundError):
         await bench.snapshotter.view("view", A)
     with pytest.raises(NotFoundError):
-        await bench.snapshotter.usage(A)
-    with pytest.raises(NotFoundError):
         await bench.snapshotter.path(A)
 
 
 async def test_the_key_is_free_after_the_commit(bench: Bench) -> None:
     directory = await bench.prepare("key")
-    await bench.snapshotter.commit(A, "key", None, write(ONE, directory))
+    await bench.commit(A, "key", None, write(ONE, directory))
     with pytest.raises(NotFoundError, match="key"):
-        await bench.snapshotter.commit(Digest.of(b"b"), "key", None, applied())
+        await bench.commit(Digest.of(b"b"), "key", None, applied())
     await bench.prepare("key", A)
 
 
@@ -79,25 +81,24 @@ async def test_walk_names_parents_before_children_whatever_was_prepared_first(
 ) -> None:
     upper = await bench.prepare("upper")
     lower = await bench.prepare("lower")
-    await bench.snapshotter.commit(A, "lower", None, write(ONE, lower))
-    await bench.snapshotter.commit(Digest.of(b"b"), "upper", A, write(TWO, upper))
+    await bench.commit(A, "lower", None, write(ONE, lower))
+    await bench.commit(Digest.of(b"b"), "upper", A, write(TWO, upper))
     assert [each.chain_id for each in await bench.snapshotter.walk()] == [A, Digest.of(b"b")]
 
 
 async def test_a_layer_may_be_applied_before_its_parent_is_committed(bench: Bench) -> None:
-    assert bench.snapshotter.independent
     upper = await bench.prepare("upper", A)
     done = write(TWO, upper)
     lower = await bench.prepare("lower")
-    await bench.snapshotter.commit(A, "lower", None, write(ONE, lower))
-    await bench.snapshotter.commit(Digest.of(b"b"), "upper", A, done)
+    await bench.commit(A, "lower", None, write(ONE, lower))
+    await bench.commit(Digest.of(b"b"), "upper", A, done)
     assert differences(await bench.tree(Digest.of(b"b")), model([ONE, TWO])) == []
 
 
 async def test_the_parent_must_be_committed_by_then(bench: Bench) -> None:
     directory = await bench.prepare("key", A)
     with pytest.raises(NotFoundError, match=A):
-        await bench.snapshotter.commit(Digest.of(b"b"), "key", A, write(TWO, directory))
+        await bench.commit(Digest.of(b"b"), "key", A, write(TWO, directory))
     await bench.trash.drain()
     assert bench.left() == []
 
@@ -107,7 +108,7 @@ async def test_a_chain_that_is_there_already(bench: Bench) -> None:
     directory = await bench.prepare("again")
     other = leases.new()
     await bench.hold(other)
-    await bench.snapshotter.commit(top, "again", None, write(TWO, directory))
+    await bench.commit(top, "again", None, write(TWO, directory))
     await bench.trash.drain()
     assert len(bench.left()) == 1
     assert differences(await bench.tree(top), model([ONE])) == []
@@ -118,12 +119,12 @@ async def test_the_lease_of_the_loser_holds_the_winner(bench: Bench) -> None:
     top = await bench.add(ONE)
     other = leases.new()
     await bench.hold(other)
-    await bench.snapshotter.prepare("again", None, other, {})
-    await bench.snapshotter.commit(top, "again", None, applied())
+    await bench.snapshotter.prepare("again", None, other)
+    await bench.commit(top, "again", None, applied())
     await bench.database.write(lambda db: leases.end(db, bench.lease, keep_for_resume=False))
-    assert (await bench.database.write(images.sweep)).snapshots == {}
+    assert (await bench.database.write(sweep)).snapshots == {}
     await bench.database.write(lambda db: leases.end(db, other, keep_for_resume=False))
-    assert len((await bench.database.write(images.sweep)).snapshots) == 1
+    assert len((await bench.database.write(sweep)).snapshots) == 1
 
 
 @pytest.mark.parametrize("turns", range(6))
@@ -135,14 +136,17 @@ async def test_a_chain_that_is_collected_while_it_is_committed_again(
     second = await bench.add(TWO, first)
     other = leases.new()
     await bench.hold(other)
-    into = await bench.snapshotter.prepare("again", first, other, {})
-    assert isinstance(into, DirectoryExtraction)
-    again = bench.snapshotter.commit(second, "again", first, write(TWO, into.directory))
+    into = await bench.snapshotter.prepare("again", first, other)
+    if isinstance(into, ImageTarget):
+        again = bench.commit(second, "again", first, write(TWO, stage := bench.root / "again"))
+        pack(stage, into.directory / IMAGE)
+    else:
+        again = bench.commit(second, "again", first, write(TWO, into.directory))
     await bench.database.write(lambda db: leases.end(db, bench.lease, keep_for_resume=False))
     committing = asyncio.create_task(again)
     for _ in range(turns):
         await asyncio.sleep(0)
-    garbage = await bench.database.write(images.sweep)
+    garbage = await bench.database.write(sweep)
     (refusal,) = await asyncio.gather(committing, return_exceptions=True)
     await bench.snapshotter.reclaim(garbage.snapshots.get(bench.snapshotter.name, ()))
     await bench.trash.drain()
@@ -158,39 +162,77 @@ async def test_two_commits_of_one_chain_at_once(bench: Bench) -> None:
     keys = [f"key-{number}" for number in range(6)]
     done = [write(ONE, await bench.prepare(key)) for key in keys]
     await asyncio.gather(
-        *(
-            bench.snapshotter.commit(A, key, None, result)
-            for key, result in zip(keys, done, strict=True)
-        )
+        *(bench.commit(A, key, None, result) for key, result in zip(keys, done, strict=True))
     )
     await bench.trash.drain()
     assert len(bench.left()) == 1
     assert differences(await bench.tree(A), model([ONE])) == []
 
 
-async def test_labels_are_kept_and_mean_nothing(bench: Bench) -> None:
-    labels = {"containerd.io/gc.root": "x", "ключ": "значение", "": ""}
-    await bench.snapshotter.prepare("key", None, bench.lease, labels)
-    await bench.snapshotter.commit(A, "key", None, applied())
+async def test_what_was_skipped_is_kept(bench: Bench) -> None:
+    skipped = Skipped(owners=1, devices=2, xattrs=3, times=4)
+    await bench.prepare("key")
+    await bench.commit(A, "key", None, applied(skipped=skipped))
     info = await bench.snapshotter.info(A)
     assert info is not None
-    assert info.labels == labels
+    assert info.skipped == skipped
+    chain = await bench.add(ONE)
+    other = await bench.snapshotter.info(chain)
+    assert other is not None
+    assert other.skipped == Skipped()
+
+
+async def test_each_way_to_a_snapshot_is_kept_once(bench: Bench) -> None:
+    ways = [
+        provenance(applied(), blob, repository)
+        for blob, repository in ((b"1", "r/a"), (b"2", "r/a"), (b"2", ""), (b"1", "r/a"))
+    ]
+    for number, way in enumerate(ways):
+        await bench.prepare(f"key-{number}")
+        await bench.snapshotter.commit(A, f"key-{number}", None, applied(), way)
+    info = await bench.snapshotter.info(A)
+    assert info is not None
+    assert info.provenance == tuple(ways[1:]), "the newest last"
+    assert await bench.snapshotter.walk() == [info]
+
+
+async def test_a_lease_holds_the_highest_that_is_there(bench: Bench) -> None:
+    first = await bench.add(ONE)
+    second = await bench.add(TWO, first)
+    other = leases.new()
+    await bench.hold(other)
+    assert await bench.snapshotter.hold_highest([first, second, A], other) == second
+    assert await bench.snapshotter.hold_highest([A], other) is None
+    assert not await bench.snapshotter.hold(A, other)
+    await bench.database.write(lambda db: leases.end(db, bench.lease, keep_for_resume=False))
+    assert (await bench.database.write(sweep)).snapshots == {}
+    assert await bench.snapshotter.hold(first, other)
 
 
 async def test_usage_is_of_the_layer_alone(bench: Bench) -> None:
+    async def usage(chain_id: Digest) -> Usage:
+        info = await bench.snapshotter.info(chain_id)
+        assert info is not None
+        return info.usage
+
     first = await bench.add(Layer({b"d/big": file(b"x" * 100_000), b"d/small": file(b"x")}))
-    usage = await bench.snapshotter.usage(first)
-    assert usage == Usage(100_001, 4)  # root, d and two files
+    if bench.snapshotter.name == "erofs":
+        images = [first, await bench.add(Layer({b"e": FILE}), first)]
+        for chain_id in images:
+            info = (await bench.snapshotter.path(chain_id)).stat()
+            assert await usage(chain_id) == Usage(info.st_blocks * 512, 1)
+        return
+    assert await usage(first) == Usage(100_001, 4)  # root, d and two files
     links = ((b"l", b"d/big"), (b"m", b"d/big"))
     second = await bench.add(Layer({b"other": file(b"12345")}, links=links), first)
     copied, directories = 25, 1 if bench.snapshotter.name == "native" else 0
-    assert await bench.snapshotter.usage(second) == Usage(
-        5 + (copied + directories) * 4096, 3 + directories
-    )
+    assert await usage(second) == Usage(5 + (copied + directories) * 4096, 3 + directories)
     third = await bench.add(Layer(whiteouts=(b"other",)), second)
     whiteouts = 1 if bench.snapshotter.name == "overlay" else 0
-    assert await bench.snapshotter.usage(third) == Usage(
-        directories * 4096, 1 + directories + whiteouts
+    assert await usage(third) == Usage(directories * 4096, 1 + directories + whiteouts)
+    each = [await usage(chain_id) for chain_id in (first, second, third)]
+    assert await bench.snapshotter.total_usage() == Usage(
+        sum(one.bytes for one in each), sum(one.inodes for one in each)
     )
 
 
@@ -222,7 +264,7 @@ async def test_a_key_is_used_once(bench: Bench) -> None:
         with pytest.raises(InvalidRequestError, match="empty"):
             await refused
     assert (await bench.snapshotter.views())[0].key == "view"
-    await bench.snapshotter.commit(Digest.of(b"b"), "active", top, applied())
+    await bench.commit(Digest.of(b"b"), "active", top, applied())
 
 
 async def test_a_key_may_be_used_again_after_its_removal(bench: Bench) -> None:
@@ -234,7 +276,7 @@ async def test_a_key_may_be_used_again_after_its_removal(bench: Bench) -> None:
     await bench.snapshotter.view("key", top, writable=True)
     await bench.snapshotter.remove("key")
     directory = await bench.prepare("key")
-    await bench.snapshotter.commit(A, "key", None, write(ONE, directory))
+    await bench.commit(A, "key", None, write(ONE, directory))
     await bench.snapshotter.remove("key")
     await bench.snapshotter.remove("never there")
     await bench.trash.drain()
@@ -244,14 +286,14 @@ async def test_a_key_may_be_used_again_after_its_removal(bench: Bench) -> None:
 
 async def test_a_lease_that_ended_holds_nothing(bench: Bench) -> None:
     with pytest.raises(NotFoundError, match="lease"):
-        await bench.snapshotter.prepare("key", None, Lease("gone"), {})
+        await bench.snapshotter.prepare("key", None, Lease("gone"))
     await bench.trash.drain()
     assert bench.left() == []
     directory = await bench.prepare("key")
     done = write(ONE, directory)
     await bench.database.write(lambda db: leases.end(db, bench.lease, keep_for_resume=False))
-    await bench.snapshotter.commit(A, "key", None, done)
-    garbage = await bench.database.write(images.sweep)
+    await bench.commit(A, "key", None, done)
+    garbage = await bench.database.write(sweep)
     assert len(garbage.snapshots[bench.snapshotter.name]) == 1
 
 
@@ -326,7 +368,7 @@ async def test_an_image_without_layers_is_an_empty_directory(bench: Bench) -> No
     assert [view.chain_id for view in await bench.snapshotter.views()] == [None, None]
     for writable in (False, True):
         await bench.snapshotter.remove(f"view-{writable}")
-    garbage = await bench.database.write(images.sweep)
+    garbage = await bench.database.write(sweep)
     await bench.snapshotter.reclaim(garbage.snapshots[bench.snapshotter.name])
     await bench.trash.drain()
     assert bench.left() == []
@@ -336,11 +378,11 @@ async def test_a_view_keeps_its_snapshots(bench: Bench) -> None:
     top = await bench.stack([ONE, TWO])
     mounts = await bench.snapshotter.view("view", top)
     await bench.database.write(lambda db: leases.end(db, bench.lease, keep_for_resume=False))
-    assert (await bench.database.write(images.sweep)).snapshots == {}
+    assert (await bench.database.write(sweep)).snapshots == {}
     with shown(mounts) as directory:
         assert differences(scan(directory), model([ONE, TWO])) == []
     await bench.snapshotter.remove("view")
-    garbage = (await bench.database.write(images.sweep)).snapshots[bench.snapshotter.name]
+    garbage = (await bench.database.write(sweep)).snapshots[bench.snapshotter.name]
     assert len(garbage) == 2
     assert len(bench.left()) == 2
     await bench.snapshotter.reclaim(garbage)
@@ -350,7 +392,7 @@ async def test_a_view_keeps_its_snapshots(bench: Bench) -> None:
 
 async def test_what_still_has_its_row_is_not_reclaimed(bench: Bench) -> None:
     top = await bench.stack([ONE, TWO])
-    await bench.snapshotter.reclaim([int(name) for name in bench.left()])
+    await bench.snapshotter.reclaim([SnapshotToken(int(name)) for name in bench.left()])
     assert differences(await bench.tree(top), model([ONE, TWO])) == []
 
 
@@ -452,4 +494,5 @@ async def test_whiteouts_leave_no_trace_where_one_layer_is_mounted(bench: Bench)
     path = await bench.snapshotter.path(top)
     tree = await bench.tree(top)
     assert not [name for name in tree if name.endswith(b"gone")]
-    assert "gone" not in os.listdir(path / "b")
+    with mounted(path) if path.is_file() else contextlib.nullcontext(path) as layer:
+        assert "gone" not in os.listdir(layer / "b")

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from cri_imaged.errors import NoSpaceError, NotFoundError
-from cri_imaged.metadata import images
+from cri_imaged.metadata.garbage import sweep
 from cri_imaged.oci.digest import Digest
 from cri_imaged.trash import remove_tree
-from tests.snapshots.bench import CLASSES, Bench, applied, model, shown
 from tests.snapshots.conftest import require_snapshotter
 from tests.snapshots.model import Layer, Node, differences, scan, write
+from tests.snapshots.workbench import CLASSES, Bench, applied, model, shown
 from tests.support.require import require_real
 
 TOP = Digest.of(b"top")
@@ -108,7 +108,7 @@ async def test_a_removed_snapshot_is_found_when_it_is_used(bench: Bench) -> None
     assert await bench.snapshotter.info(top) is None
     assert await bench.snapshotter.info(other) is not None
     with pytest.raises(NotFoundError):
-        await bench.snapshotter.commit(TOP, "key", top, result)
+        await bench.commit(TOP, "key", top, result)
 
 
 @pytest.mark.parametrize("milliseconds", [0, 1, 3, 10, 30, 100])
@@ -116,9 +116,7 @@ async def test_a_cancelled_commit_is_whole_or_never_was(bench: Bench, millisecon
     stack = [wide(0), wide(1)]
     low = await bench.add(stack[0])
     directory = await bench.prepare("key", low)
-    task = asyncio.create_task(
-        bench.snapshotter.commit(TOP, "key", low, write(stack[1], directory))
-    )
+    task = asyncio.create_task(bench.commit(TOP, "key", low, write(stack[1], directory)))
     await asyncio.sleep(milliseconds / 1000)
     task.cancel()
     await asyncio.wait([task])
@@ -126,7 +124,7 @@ async def test_a_cancelled_commit_is_whole_or_never_was(bench: Bench, millisecon
     if await bench.snapshotter.info(TOP) is None:
         assert len(bench.left()) == 1
         directory = await bench.prepare("key", low)
-        await bench.snapshotter.commit(TOP, "key", low, write(stack[1], directory))
+        await bench.commit(TOP, "key", low, write(stack[1], directory))
     assert len(bench.left()) == 2
     assert differences(await bench.tree(TOP), model(stack)) == []
 
@@ -135,7 +133,7 @@ async def test_a_cancelled_commit_is_whole_or_never_was(bench: Bench, millisecon
 async def test_a_cancelled_prepare_or_view_leaves_nothing(bench: Bench, ticks: int) -> None:
     top = await bench.add(wide(0))
     begun = {
-        "key": asyncio.ensure_future(bench.snapshotter.prepare("key", top, bench.lease, {})),
+        "key": asyncio.ensure_future(bench.snapshotter.prepare("key", top, bench.lease)),
         "view": asyncio.ensure_future(bench.snapshotter.view("view", top)),
         "copy": asyncio.ensure_future(bench.snapshotter.view("copy", top, writable=True)),
     }
@@ -173,7 +171,7 @@ async def test_a_full_disk(name: str, small_disk: Path) -> None:
         free = os.statvfs(small_disk).f_bavail
         await bench.prepare("key", low)
         with pytest.raises(NoSpaceError):
-            await bench.snapshotter.commit(TOP, "key", low, applied(links=((b"l", b"big"),)))
+            await bench.commit(TOP, "key", low, applied(links=((b"l", b"big"),)))
         await bench.trash.drain()
         assert len(bench.left()) == 1
         if name == "native":
@@ -185,14 +183,14 @@ async def test_a_full_disk(name: str, small_disk: Path) -> None:
         assert os.statvfs(small_disk).f_bavail > free - 64
         assert differences(await bench.tree(low), model([big])) == []
         await bench.prepare("key", low)
-        await bench.snapshotter.commit(TOP, "key", low, applied(links=((b"l", b"small"),)))
+        await bench.commit(TOP, "key", low, applied(links=((b"l", b"small"),)))
         assert (await bench.tree(TOP)).keys() == {b"", b"big", b"small", b"l"}
 
 
 async def test_garbage_is_gone_from_disk(bench: Bench) -> None:
     await bench.add(wide(0))
     await bench.database.write(lambda db: db.execute("DELETE FROM leases"))
-    garbage = await bench.database.write(images.sweep)
+    garbage = await bench.database.write(sweep)
     await bench.snapshotter.reclaim(garbage.snapshots[bench.snapshotter.name])
     await bench.trash.drain()
     assert bench.left() == []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import resource
 import subprocess
 from pathlib import Path
 
@@ -52,6 +54,24 @@ async def test_what_is_put_is_removed(tmp_path: Path) -> None:
     await trash.drain()
     assert not names(tmp_path / "trash")
     trash.close()
+    trash.close()
+
+
+async def test_what_too_many_open_files_keep_from_being_removed_is_removed_later(
+    tmp_path: Path,
+) -> None:
+    trash = Trash(tmp_path / "trash")
+    (tmp_path / "tree/a").mkdir(parents=True)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        trash.put(tmp_path / "tree")
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(trash.drain(), 0.3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    await trash.drain()
+    assert not names(tmp_path / "trash")
     trash.close()
 
 

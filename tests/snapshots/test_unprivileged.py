@@ -9,12 +9,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.snapshots.bench import memory
+from tests.snapshots.workbench import memory
 from tests.support.unprivileged import CHECKOUT, as_nobody
 
 FILES = [
     f"tests/snapshots/test_{name}.py"
-    for name in ("suite", "differential", "hostile", "limits", "survival", "trash")
+    for name in ("suite", "differential", "hostile", "late", "limits", "survival", "trash")
 ]
 
 

@@ -35,7 +35,7 @@ def zstd_zeros() -> Iterator[bytes]:
 
 
 def zeros_after_the_end() -> Iterator[bytes]:
-    yield from repeated_gzip(t.END, bytes(STEP), 32 * GIB // STEP)
+    yield from repeated_gzip(t.END, bytes(STEP), 8 * GIB // STEP)
 
 
 def empty_entries() -> Iterator[bytes]:
@@ -62,9 +62,10 @@ def pax_of_gigabytes() -> Iterator[bytes]:
 BOMBS: dict[str, tuple[str, Callable[[], Iterator[bytes]], str]] = {
     "32 GiB of zeros in gzip": (GZIP, gzip_zeros, "expansion_ratio"),
     "32 GiB of zeros in zstd": (ZSTD, zstd_zeros, "expansion_ratio"),
-    "32 GiB of zeros after the end": (GZIP, zeros_after_the_end, "expansion_ratio"),
+    "8 GiB of zeros after the end": (GZIP, zeros_after_the_end, "expansion_ratio"),
     "10 million empty entries": (GZIP, empty_entries, "expansion_ratio|layer_entries"),
-    "4 million gzip members": (GZIP, many_members, "layer_entries"),
+    # Where that takes long, as under coverage, the decoder is given up first.
+    "4 million gzip members": (GZIP, many_members, "layer_entries|makes nothing of its bytes"),
     "a zstd window of 1 GiB": (ZSTD, large_window, "zstd_window_bytes"),
     "a PAX header of 4 GiB": (GZIP, pax_of_gigabytes, "pax_header_bytes"),
 }

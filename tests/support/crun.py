@@ -20,11 +20,18 @@ def run_in_container(bundle: Path, root: Path, *args: str) -> str:
     require_real(shutil.which("crun") is not None, "crun is not installed")
     bundle.mkdir(parents=True, exist_ok=True)
     (bundle / "config.json").write_text(json.dumps(_spec(root, args)))
+    run = run_bundle(bundle)
+    assert run.returncode == 0, f"crun: {run.stderr or run.stdout}"
+    return run.stdout
+
+
+def run_bundle(bundle: Path) -> subprocess.CompletedProcess[str]:
+    """Run the container of a bundle to its end, in no cgroup."""
     name = f"cri-imaged-test-{uuid.uuid4().hex[:12]}"
     # crun refuses machines with cgroups v1 and v2 side by side, though it needs neither here.
     hide_cgroups = "mount -t tmpfs none /sys/fs/cgroup && exec"
     crun = f"crun --cgroup-manager=disabled run --bundle={shlex.quote(str(bundle))} {name}"
-    run = subprocess.run(
+    return subprocess.run(
         ["unshare", "--mount", "--propagation=slave", "sh", "-c", f"{hide_cgroups} {crun}"],
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -32,8 +39,6 @@ def run_in_container(bundle: Path, root: Path, *args: str) -> str:
         check=False,
         timeout=120,
     )
-    assert run.returncode == 0, f"crun: {run.stderr or run.stdout}"
-    return run.stdout
 
 
 def _spec(root: Path, args: tuple[str, ...]) -> dict[str, object]:

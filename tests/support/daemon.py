@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
@@ -18,8 +19,11 @@ from typing import Any, Self
 
 import grpc
 
+from cri_imaged.rpc.node.v1 import node_pb2, node_pb2_grpc
 from cri_imaged.rpc.runtime.v1 import api_pb2, api_pb2_grpc
+from tests.support.erofs import WHOLE
 from tests.support.leaks import emitted
+from tests.support.mounts import let_go
 from tests.support.process import Process, wait_until
 from tests.support.unprivileged import as_nobody
 
@@ -50,15 +54,19 @@ class Daemon:
     """False: run as the user nobody."""
     image_options: str = ""
     """More TOML for `[image]`: keys first, then tables such as `[image.registry]`."""
+    metrics_options: str = ""
+    """More TOML for `[metrics]`."""
+    level: str = "debug"
     wrapper: Sequence[str] = ()
     """A command that runs the daemon's, such as setpriv."""
+    program: Path = PROGRAM
     metrics_port: int = field(default_factory=free_port)
     process: Process = field(init=False)
 
     def __post_init__(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         self.config.write_text(self._toml())
-        command = [*self.wrapper, str(PROGRAM), "serve", "--config", str(self.config)]
+        command = [*self.wrapper, str(self.program), "serve", "--config", str(self.config)]
         env = {}
         if not self.privileged:
             for path in (self.directory, self.config):
@@ -73,6 +81,7 @@ class Daemon:
 
     def __exit__(self, *exception: object) -> None:
         self.stop()
+        let_go(self.state)  # layers of views that were left
 
     # --- life -------------------------------------------------------------------------------
 
@@ -102,6 +111,10 @@ class Daemon:
     @property
     def root(self) -> Path:
         return self.directory / "root"
+
+    @property
+    def state(self) -> Path:
+        return self.directory / "state"
 
     @property
     def socket(self) -> Path:
@@ -137,6 +150,10 @@ class Daemon:
                 raise
             return image_ref
 
+    async def pull_meanwhile(self, reference: str, *, within: float) -> str:
+        """As `pull`, beside what the test's event loop serves."""
+        return await asyncio.to_thread(self.pull, reference, timeout=within)
+
     def images(self) -> list[api_pb2.Image]:
         with self.channel() as channel:
             stub = api_pb2_grpc.ImageServiceStub(channel)
@@ -153,6 +170,12 @@ class Daemon:
         request = api_pb2.RemoveImageRequest(image=api_pb2.ImageSpec(image=name))
         with self.channel() as channel:
             api_pb2_grpc.ImageServiceStub(channel).RemoveImage(request, timeout=10)
+
+    def collect_garbage(self) -> None:
+        """Drop what no image needs, and what failed pulls left to be resumed."""
+        with self.channel() as channel:
+            stub = node_pb2_grpc.NodeStub(channel)
+            stub.CollectGarbage(node_pb2.CollectGarbageRequest(resumable=True), timeout=60)
 
     def metrics(self, path: str = "/metrics") -> str:
         """The metrics page."""
@@ -172,7 +195,7 @@ class Daemon:
     def cli(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run one of our own client commands against this daemon."""
         run = subprocess.run(
-            [str(PROGRAM), *arguments],
+            [str(self.program), *arguments],
             env={**os.environ, "CRI_IMAGED_ADDRESS": str(self.socket)},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -194,19 +217,21 @@ class Daemon:
     def _toml(self) -> str:
         return f"""\
 root = "{self.root}"
-state = "{self.directory / "state"}"
+state = "{self.state}"
 
 [grpc]
 address = "{self.socket}"
 
 [metrics]
 address = "127.0.0.1:{self.metrics_port}"
+{self.metrics_options}
 
 [debug]
-level = "debug"
+level = "{self.level}"
 format = "json"
 
 [image]
 snapshotter = "{self.snapshotter}"
+erofs_loop_devices = {str(WHOLE).lower()}
 {self.image_options}
 """

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -44,6 +45,10 @@ class DockerRegistry:
     directory: Path
     login: Login | None = None
     certificate: Certificate | None = None
+    schema1: bool = False
+    """Whether it takes Docker schema 1 manifests."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Of every answer, besides its own."""
     port: int = field(init=False)
     _process: Process = field(init=False)
 
@@ -75,20 +80,24 @@ class DockerRegistry:
     def log(self) -> str:
         return self._process.log()
 
-    def push(self, image: Image, name: str, *others: Image, docker: bool = False) -> str:
+    def push(
+        self, image: Image, name: str, *others: Image, docker: bool = False, form: str = ""
+    ) -> str:
         """Push `image` (with `others`, an index of all) as `name`; returns the full reference.
 
-        With `docker`, skopeo converts to Docker schema 2 on the way.
+        skopeo converts to its `--format` `form` on the way, and compresses what is not compressed;
+        with `docker`, to Docker schema 2. Without either all stays as it is.
         """
         layout = self.directory / "layouts" / re.sub(r"\W", "_", name)
         write_layout(layout, "pushed", image, *others)
-        return self.push_layout(layout, "pushed", name, docker=docker)
+        form = form or ("v2s2" if docker else "")
+        return self.push_layout(layout, "pushed", name, form=form)
 
-    def push_layout(self, layout: Path, tag: str, name: str, *, docker: bool = False) -> str:
+    def push_layout(self, layout: Path, tag: str, name: str, *, form: str = "") -> str:
         reference = f"{self.host}/{name}"
         login = [f"--dest-creds={self.login.username}:{self.login.password}"] if self.login else []
         command = ["skopeo", "--insecure-policy", "copy", "--quiet", "--all", *login]
-        command += ["--dest-tls-verify=false", *(["--format=v2s2"] if docker else [])]
+        command += ["--dest-tls-verify=false", f"--format={form}" if form else "--preserve-digests"]
         run = subprocess.run(
             [*command, f"oci:{layout}:{tag}", f"docker://{reference}"],
             capture_output=True,
@@ -119,6 +128,8 @@ class DockerRegistry:
 
     def _configuration(self) -> dict[str, object]:
         http: dict[str, object] = {"addr": "127.0.0.1:0", "secret": "of-no-value"}
+        if self.headers:
+            http["headers"] = {name: [value] for name, value in self.headers.items()}
         if self.certificate:
             http["tls"] = {
                 "certificate": str(self.certificate.chain),
@@ -133,6 +144,8 @@ class DockerRegistry:
             },
             "http": http,
         }
+        if self.schema1:
+            configuration["compatibility"] = {"schema1": {"enabled": True}}
         if self.login:
             configuration["auth"] = {
                 "htpasswd": {"realm": "tests", "path": str(self._htpasswd(self.login))}

@@ -92,6 +92,7 @@ class Layer:
     blob: bytes
     media_type: str
     diff_id: str
+    annotations: Mapping[str, str] = field(default_factory=dict)
 
 
 def archive(tree: Tree) -> bytes:
@@ -141,12 +142,14 @@ class Image:
     """The config's `config`: Cmd, Env, User and so on, spelt as there."""
     architecture: str = field(default_factory=host_architecture)
     variant: str = ""
+    created: str = ""
 
     @property
     def config(self) -> bytes:
         document = {
             "architecture": self.architecture,
             **({"variant": self.variant} if self.variant else {}),
+            **({"created": self.created} if self.created else {}),
             "os": "linux",
             "config": dict(self.process),
             "rootfs": {"type": "layers", "diff_ids": [layer.diff_id for layer in self.layers]},
@@ -165,7 +168,11 @@ class Image:
                 "schemaVersion": 2,
                 "mediaType": MANIFEST,
                 "config": descriptor(self.config, CONFIG),
-                "layers": [descriptor(layer.blob, layer.media_type) for layer in self.layers],
+                "layers": [
+                    descriptor(layer.blob, layer.media_type)
+                    | ({"annotations": dict(layer.annotations)} if layer.annotations else {})
+                    for layer in self.layers
+                ],
             }
         ).encode()
 
@@ -221,12 +228,14 @@ def write_layout(directory: Path, name: str, *images: Image) -> Path:
         index = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests})
         put(index.encode())
         top = descriptor(index.encode(), INDEX)
-    _add_to_index(directory, {**top, "annotations": {"org.opencontainers.image.ref.name": name}})
-    (directory / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    write_index_entry(directory, top, name)
     return directory
 
 
-def _add_to_index(directory: Path, entry: Mapping[str, Any]) -> None:
+def write_index_entry(directory: Path, top: Mapping[str, Any], name: str) -> None:
+    """Let an OCI layout know what `top` describes as `name`."""
+    entry = {**top, "annotations": {"org.opencontainers.image.ref.name": name}}
+    (directory / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
     path = directory / "index.json"
     present: Sequence[Any] = json.loads(path.read_text())["manifests"] if path.exists() else []
     others = [each for each in present if each["annotations"] != entry["annotations"]]

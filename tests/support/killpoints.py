@@ -49,7 +49,7 @@ class Point:
 
 
 def _points() -> Iterator[Point]:
-    content, snapshots = "content.store:FileContentStore", "snapshots.base:DirectorySnapshotter"
+    content, snapshots = "content.store:FileContentStore", "snapshots.snapshotter:StoredSnapshotter"
     yield from (
         Point(name, target, when, "pull", calls)
         for name, target, when, calls in (
@@ -59,42 +59,57 @@ def _points() -> Iterator[Point]:
             ("a blob's row is written", "metadata.blobs:insert", "after", 4),
             ("a blob's file is renamed but not committed", "os:rename", "after", 4),
             ("a document is published", f"{content}.put", "after", 1),
-            ("a snapshot is held", "metadata.leases:hold_snapshot", "after", 1),
+            ("a snapshot is held", "metadata.snapshots:hold", "after", 1),
             ("an ingest is opened", "content.ingest:FileIngest.resume", "before", 2),
             ("a chunk is written", "content.ingest:FileIngest.write", "after", 3),
             ("a blob has arrived whole", "content.ingest:FileIngest.commit", "before", 2),
             ("a layer's blob is published", "content.ingest:FileIngest.commit", "after", 2),
             ("a snapshot's row is written", "metadata.snapshots:insert_active", "after", 2),
             ("a snapshot is prepared", f"{snapshots}.prepare", "after", 2),
-            ("a worker is forked", "layers.client:Zygote.fork", "after", 2),
-            ("a worker is told of more bytes", "layers.client:Worker.tell", "after", 3),
-            ("a layer is applied", "layers.pool:WorkerPool.apply", "after", 2),
+            ("a worker is forked", "layers.worker.handle:Zygote.fork", "after", 2),
+            ("a worker is told of more bytes", "layers.worker.handle:Worker.tell", "after", 3),
+            ("a layer is applied", "layers.worker.pool:WorkerPool.apply", "after", 2),
             ("a snapshot is named but not committed", "metadata.snapshots:commit", "after", 2),
             ("a snapshot is committed", f"{snapshots}.commit", "after", 2),
             ("an image is about to be saved", "metadata.images:save", "before", 1),
             ("an image is saved but not committed", "metadata.images:save", "after", 1),
-            ("an image is committed", "images.store:ImageStore.update", "before", 1),
-            ("a blob's flight has landed", "images.fetch:BlobFlight.release", "before", 2),
-            ("a layer's flight is released", "images.unpack:LayerFlight.release", "after", 2),
+            ("an image is committed", "images.publishing:Publisher.update", "before", 1),
+            (
+                "a blob's flight has landed",
+                "images.transfers.fetch:BlobFlight.release",
+                "before",
+                2,
+            ),
+            (
+                "a layer's flight is released",
+                "images.transfers.unpack:LayerFlight.release",
+                "after",
+                2,
+            ),
             ("a lease is ended but not committed", "metadata.leases:end", "after", 5),
-            ("a pull is done", "images.durability:Durability.pulled", "before", 1),
-            ("a file system is about to be synced", "images.durability:_syncfs", "before", 1),
-            ("a file system is synced", "images.durability:_syncfs", "after", 1),
+            ("a pull is done", "images.health.durability:Durability.pulled", "before", 1),
+            (
+                "a file system is about to be synced",
+                "libc:syncfs",
+                "before",
+                1,
+            ),
+            ("a file system is synced", "libc:syncfs", "after", 1),
             ("rows are marked durable", "metadata.durability:mark", "after", 1),
             ("a transaction is about to begin", "metadata.database:_transact", "before", 30),
             ("a transaction is committed", "metadata.database:_transact", "after", 30),
         )
     )
-    for name, kind in (("overlay", "OverlaySnapshotter"), ("native", "NativeSnapshotter")):
-        target = f"snapshots.{name}:{kind}._seal"
+    for name, kind in (("overlay", "OverlayBackend"), ("native", "NativeBackend")):
+        target = f"snapshots.{name}:{kind}.seal"
         yield Point(f"a layer is sealed ({name})", target, "after", "pull", 2, snapshotter=name)
     yield from (
         Point(name, target, when, "view", calls)
         for name, target, when, calls in (
-            ("a view's row is written", "metadata.snapshots:open_view", "after", 1),
-            ("a view is opened", f"{snapshots}._open_view", "after", 1),
-            ("a view's row is deleted", "metadata.snapshots:delete_view", "after", 1),
-            ("a view is removed", f"{snapshots}._remove_view", "after", 1),
+            ("a view's row is written", "metadata.views:open_view", "after", 1),
+            ("a view is opened", "snapshots.views:Views._make", "after", 1),
+            ("a view's row is deleted", "metadata.views:delete", "after", 1),
+            ("a view is removed", "snapshots.views:Views.remove", "after", 1),
         )
     )
     yield from (
@@ -113,7 +128,7 @@ def _points() -> Iterator[Point]:
         Point(name, target, when, "gc", calls)
         for name, target, when, calls in (
             ("leases have expired", "metadata.leases:expire", "after", 1),
-            ("a sweep is not committed", "metadata.images:sweep", "after", 1),
+            ("a sweep is not committed", "metadata.garbage:sweep", "after", 1),
             ("a sweep is committed", f"{content}.drop_ingests", "before", 1),
             ("ingests are dropped", f"{content}.drop_ingests", "after", 1),
         )

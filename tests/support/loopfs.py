@@ -8,6 +8,8 @@ import shutil
 import struct
 import subprocess
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -73,6 +75,25 @@ class LoopFileSystem:
             fcntl.ioctl(fd, _EXT4_IOC_SHUTDOWN, struct.pack("I", _NO_LOG_FLUSH))
         finally:
             os.close(fd)
+
+    def turn_read_only(self) -> None:
+        """As the kernel does after an error of the disk (mount option `errors=remount-ro`)."""
+        device = subprocess.run(
+            ["findmnt", "-no", "SOURCE", str(self.mount_point)],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.strip()
+        Path("/sys/fs/ext4", Path(device).name, "trigger_fs_error").write_text("test\n")
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Whoever writes to it stands still."""
+        subprocess.run(["fsfreeze", "-f", str(self.mount_point)], check=True)
+        try:
+            yield
+        finally:
+            subprocess.run(["fsfreeze", "-u", str(self.mount_point)], check=True)
 
     def free(self) -> int:
         """Bytes."""

@@ -33,15 +33,16 @@ class PeakMemory:
 
     def _watch(self) -> None:
         while not self._ended.wait(_SECONDS):
-            self.bytes = max(self.bytes, sum(map(_resident, _tree(self._pid))))
+            self.bytes = max(self.bytes, sum(map(_resident, processes(self._pid))))
 
 
-def _tree(pid: int) -> Iterator[int]:
+def processes(pid: int) -> Iterator[int]:
+    """A process and all its descendants."""
     yield pid
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         for task in Path(f"/proc/{pid}/task").iterdir():
             for child in (task / "children").read_text().split():
-                yield from _tree(int(child))
+                yield from processes(int(child))
 
 
 def _resident(pid: int) -> int:

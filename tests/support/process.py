@@ -46,6 +46,10 @@ class Process:
             )
         leaks.watch(self.log_path)
 
+    def send(self, number: signal.Signals) -> None:
+        assert self._child is not None, f"{self.command[0]} is not started"
+        self._child.send_signal(number)
+
     def stop(self, *, number: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal and wait; returns the exit code. Kills what does not stop, and fails."""
         if self._child is None:
@@ -66,11 +70,14 @@ class Process:
 
 
 def wait_until(
-    probe: Callable[[], Value | None], what: str, process: Process | None = None
+    probe: Callable[[], Value | None],
+    what: str,
+    process: Process | None = None,
+    seconds: float = DEADLINE,
 ) -> Value:
     """Call `probe` until it returns something true, and return that. Fails with `what` after
-    `DEADLINE`, or as soon as `process` has ended."""
-    end = time.monotonic() + DEADLINE
+    `seconds`, or as soon as `process` has ended."""
+    end = time.monotonic() + seconds
     while time.monotonic() < end:
         if value := probe():
             return value
@@ -78,4 +85,4 @@ def wait_until(
             raise AssertionError(f"ended before {what}: {process.command}\n{process.log()}")
         time.sleep(0.02)
     log = f"\n{process.log()[-4000:]}" if process is not None else ""
-    raise AssertionError(f"not within {DEADLINE:.0f} s: {what}{log}")
+    raise AssertionError(f"not within {seconds:.0f} s: {what}{log}")

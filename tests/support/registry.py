@@ -32,9 +32,11 @@ from cri_imaged.oci.descriptor import Descriptor
 from cri_imaged.oci.digest import Digest
 from tests.support.leaks import MARK, planted
 
-MANIFEST, BLOB, TOKEN = "manifest", "blob", "token"
+MANIFEST, BLOB, TOKEN, REFERRERS, TAGS = "manifest", "blob", "token", "referrers", "tags"
 _PIECE = 64 << 10
-_PATH = re.compile(r"/v2/(?P<name>.+)/(?P<kind>manifests|blobs)/(?P<reference>[^/]+)")
+_PATH = re.compile(
+    r"/v2/(?P<name>.+)/(?P<kind>manifests|blobs|referrers|tags)/(?P<reference>[^/]+)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class Seen:
     """One request as it arrived."""
 
     kind: str
-    """MANIFEST, BLOB, TOKEN, or "" for anything else."""
+    """MANIFEST, BLOB, TOKEN, REFERRERS, TAGS, or "" for anything else."""
     method: str
     path: str
     query: Mapping[str, list[str]]
@@ -74,9 +76,16 @@ class Fault:
     """Only this tag or digest."""
     method: str | None = None
     """Only GET or HEAD."""
+    ranged: bool = False
+    """Only requests for a range."""
+    stranger: bool = False
+    """Only requests without `Authorization`."""
+    token: str | None = None
+    """Only requests that show this token."""
     status: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | None = None
+    """With `status`, or for a TOKEN."""
     cut_after: int | None = None
     """The connection ends in order after so many bytes of the body."""
     reset_after: int | None = None
@@ -86,7 +95,8 @@ class Fault:
     trickle: float | None = None
     """Seconds between single bytes."""
     pace: float | None = None
-    """Seconds between pieces of 64 KiB."""
+    """Seconds between pieces of `piece` bytes."""
+    piece: int = _PIECE
     transform: Callable[[bytes], bytes] | None = None
     """Replaces the content (its length with it)."""
     ignore_range: bool = False
@@ -187,20 +197,26 @@ class FaultRegistry:
         tls: ssl.SSLContext | None = None,
         auth: BasicAuth | BearerAuth | None = None,
         address: str = "127.0.0.1",
+        also: Sequence[str] = (),
         prefix: str = "",
     ) -> None:
-        """`prefix` is a path that the whole API lies under."""
+        """`also`: more addresses that it listens at. `prefix` is a path that the whole API lies
+        under."""
         self.auth = auth
         self.faults: list[Fault] = []
         self.seen: list[Seen] = []
         self.blobs: dict[str, bytes] = {}
         self.manifests: dict[tuple[str, str], tuple[str, bytes]] = {}
+        self.referrers: dict[tuple[str, str], list[dict[str, object]]] | None = None
+        """By repository and digest; None: it has no such endpoint."""
+        self.tags_a_page = 1000
         self.port = 0
         self.active = 0
         """Requests being answered now."""
         self.most_active = 0
         self._tls = tls
         self._address = address
+        self._also = also
         self._prefix = prefix
         self._stalled = asyncio.Event()
         self._changed = asyncio.Event()
@@ -211,10 +227,11 @@ class FaultRegistry:
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         family = socket.AF_INET6 if ":" in self._address else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.bind((self._address, 0))
-        self.port = listener.getsockname()[1]
-        await web.SockSite(self._runner, listener, ssl_context=self._tls).start()
+        for address in (self._address, *self._also):
+            listener = socket.socket(family, socket.SOCK_STREAM)
+            listener.bind((address, self.port))
+            self.port = listener.getsockname()[1]
+            await web.SockSite(self._runner, listener, ssl_context=self._tls).start()
         return self
 
     async def __aexit__(
@@ -337,7 +354,7 @@ class FaultRegistry:
         try:
             kind, name, reference = self._classify(request)
             form = {name: values[0] for name, values in parse_qs(await request.text()).items()}
-            fault = self._fault(kind, reference, request.method)
+            fault = self._fault(kind, reference, request)
             record = _Recorder(self, request, kind, form)
             if fault is not None and -1 in (fault.reset_after, fault.stall_after):
                 record(0)
@@ -348,11 +365,20 @@ class FaultRegistry:
                     status=fault.status, headers=fault.headers, body=fault.body or b""
                 )
             if kind == TOKEN:
-                return record.response(self._token(request, form))
+                answer = self._token(request, form)
+                if fault is None or answer.status != 200 or request.method == "HEAD":
+                    return record.response(answer)
+                body = fault.body if fault.body is not None else answer.body
+                assert isinstance(body, bytes)
+                return await self._serve(request, ("application/json", body), fault, record)
             if isinstance(self.auth, (BasicAuth, BearerAuth)):
                 denied = self._authenticate(request, name)
                 if denied is not None:
                     return record.response(denied)
+            if kind == TAGS:
+                return record.response(self._tags(request, name))
+            if not kind and request.path == f"{self._prefix}/v2/":
+                return record.response(web.json_response({}))
             content = self._content(kind, name, reference)
             if content is None:
                 return record.response(
@@ -369,14 +395,21 @@ class FaultRegistry:
         found = _PATH.fullmatch(path)
         if found is None:
             return "", "", ""
-        kind = MANIFEST if found["kind"] == "manifests" else BLOB
-        return kind, found["name"], found["reference"]
+        kinds = {"manifests": MANIFEST, "blobs": BLOB, "referrers": REFERRERS, "tags": TAGS}
+        return kinds[found["kind"]], found["name"], found["reference"]
 
-    def _fault(self, kind: str, reference: str, method: str) -> Fault | None:
+    def _fault(self, kind: str, reference: str, request: web.Request) -> Fault | None:
         for fault in self.faults:
             if fault.where not in (None, kind) or fault.reference not in (None, reference):
                 continue
-            if fault.method not in (None, method):
+            if fault.method not in (None, request.method):
+                continue
+            if fault.ranged and "Range" not in request.headers:
+                continue
+            shown = request.headers.get("Authorization")
+            if (fault.stranger and shown is not None) or (
+                fault.token is not None and shown != f"Bearer {fault.token}"
+            ):
                 continue
             if fault.skip > 0:
                 fault.skip -= 1
@@ -392,7 +425,22 @@ class FaultRegistry:
             return self.manifests.get((name, reference))
         if kind == BLOB and reference in self.blobs:
             return "application/octet-stream", self.blobs[reference]
+        if kind == REFERRERS and self.referrers is not None:
+            entries = self.referrers.get((name, reference), [])
+            index = {"schemaVersion": 2, "mediaType": media_types.OCI_INDEX, "manifests": entries}
+            return media_types.OCI_INDEX, json.dumps(index).encode()
         return None
+
+    def _tags(self, request: web.Request, name: str) -> web.Response:
+        """A page of the tags, in the order of their letters, with a link to the next."""
+        tags = sorted(ref for found, ref in self.manifests if found == name and ":" not in ref)
+        after = request.query.get("last", "")
+        left = [tag for tag in tags if tag > after]
+        size = min(int(request.query.get("n", 100)), self.tags_a_page)
+        page, headers = left[:size], {}
+        if len(left) > size:
+            headers["Link"] = f'</v2/{name}/tags/list?n={size}&last={page[-1]}>; rel="next"'
+        return web.json_response({"name": name, "tags": page}, headers=headers)
 
     async def _silent(self, request: web.Request, fault: Fault) -> web.StreamResponse:
         if fault.stall_after is not None:
@@ -444,7 +492,7 @@ class FaultRegistry:
         stops = (fault.cut_after, fault.reset_after, fault.stall_after)
         stop = min((after for after in stops if after is not None), default=None)
         sent = data if stop is None else data[:stop]
-        piece = 1 if fault.trickle is not None else _PIECE
+        piece = 1 if fault.trickle is not None else fault.piece
         for at in range(0, len(sent), piece):
             await response.write(sent[at : at + piece])
             if fault.trickle is not None or fault.pace is not None:
@@ -468,14 +516,15 @@ class FaultRegistry:
                 return None
             return _error(401, "UNAUTHORIZED", {"WWW-Authenticate": 'Basic realm="registry"'})
         assert isinstance(self.auth, BearerAuth)
-        scopes = tuple(self.auth.scopes) or (f"repository:{name}:pull",)
+        scopes = tuple(self.auth.scopes) or ((f"repository:{name}:pull",) if name else ())
         known = self.auth.issued.get(given.removeprefix("Bearer "))
         if known is not None and known[1].issuperset(scopes):
             return None
         challenge = (
-            f'Bearer realm="{self.auth.realm or self.url + "/token"}",'
-            f'service="{self.auth.service}",scope="{" ".join(scopes)}"'
+            f'Bearer realm="{self.auth.realm or self.url + "/token"}",service="{self.auth.service}"'
         )
+        if scopes:
+            challenge += f',scope="{" ".join(scopes)}"'
         if given:
             challenge += ',error="invalid_token"'
         return _error(401, "UNAUTHORIZED", {"WWW-Authenticate": challenge})

@@ -21,7 +21,7 @@ import pytest
 CHECKOUT = Path(__file__).parents[2]
 PTH = Path(sysconfig.get_path("purelib")) / "cri_imaged_worker_coverage.pth"
 LINE = (
-    "import sys; 'cri_imaged.layers.zygote' in sys.orig_argv and "
+    "import sys; 'cri_imaged.layers.worker.zygote' in sys.orig_argv and "
     f"(sys.path.append({str(CHECKOUT)!r}), "
     "__import__('tests.support.worker_coverage').support.worker_coverage.measure())\n"
 )
@@ -58,12 +58,13 @@ class _Workers:
     def __init__(self, measured: coverage.Coverage) -> None:
         self._measured = measured
         self._fork, self._closerange, self._exit = os.fork, os.closerange, os._exit
-        self._prefix = CHECKOUT / f".coverage.zygote.{os.getpid()}"
+        self._prefix = CHECKOUT / f".coverage.zygote.{os.urandom(8).hex()}"
         self._reports: list[Path] = []
         self._fd = -1
 
     def fork(self) -> int:
-        report = Path(f"{self._prefix}.{len(self._reports)}.report")
+        # Not a name that `coverage combine` takes for data: the worker may still write it.
+        report = self._prefix.with_name(f".coverage-{self._prefix.suffix[1:]}.{len(self._reports)}")
         self._reports.append(report)
         self._fd = os.open(report, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         if pid := self._fork():

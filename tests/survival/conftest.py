@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.mounts import let_go
 from tests.support.require import require_real
 from tests.survival.victim import Source, serving
 
@@ -41,6 +42,7 @@ def scratch() -> Iterator[Scratch]:
         def make(name: str) -> Path:
             path = Path(tempfile.mkdtemp(prefix=f"cri-{name}-"))
             stack.callback(shutil.rmtree, path)
+            stack.callback(let_go, path)
             return path
 
         yield make

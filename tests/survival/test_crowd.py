@@ -17,7 +17,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from cri_imaged import mounting
+from cri_imaged import disk, mounting
 from cri_imaged.ports import Mount
 from cri_imaged.rpc.node.v1 import node_pb2 as node
 from cri_imaged.rpc.node.v1 import node_pb2_grpc
@@ -34,6 +34,9 @@ pytestmark = pytest.mark.real
 
 CLIENTS = 64
 NEVER_REMOVED = 0
+
+# Pools start their threads one by one, when many tasks wait. A leak has one for each of hundreds.
+POOLED = disk.THREADS + min(32, (os.cpu_count() or 1) + 4)
 
 EXPECTED = {
     "pull": {"OK", "CANCELLED", "DEADLINE_EXCEEDED"},
@@ -158,7 +161,7 @@ class Crowd:
             target.rmdir()
 
 
-@pytest.fixture(params=["overlay", "native"])
+@pytest.fixture(params=["overlay", "native", "erofs"])
 def victim(request: pytest.FixtureRequest, scratch: Scratch) -> Iterator[Victim]:
     running = Victim(scratch("crowd"), snapshotter=request.param)
     running.start()
@@ -206,7 +209,7 @@ async def test_a_crowd(victim: Victim, scratch: Scratch, source: Source) -> None
     assert crowd.codes["pull", "CANCELLED"] > 0
 
     await asyncio.to_thread(settle, victim, source, processes)
-    assert threads(pid) <= before[1]
+    assert threads(pid) <= before[1] + POOLED
     await asyncio.to_thread(
         wait_until, lambda: descriptors(pid) <= before[0], "descriptors are closed", victim.process
     )

@@ -23,7 +23,7 @@ from tests.survival.victim import Source, Victim
 pytestmark = pytest.mark.real
 
 
-@pytest.fixture(params=["overlay", "native"])
+@pytest.fixture(params=["overlay", "native", "erofs"])
 def thrifty(request: pytest.FixtureRequest, scratch: Scratch, source: Source) -> Iterator[Store]:
     """A store with discard_unpacked_layers, once all layers' blobs are gone."""
     options = "discard_unpacked_layers = true"

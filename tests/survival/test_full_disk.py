@@ -24,7 +24,7 @@ from tests.survival.victim import Source, Victim
 
 pytestmark = pytest.mark.real
 
-SNAPSHOTTERS = ("overlay", "native")
+SNAPSHOTTERS = ("overlay", "native", "erofs")
 
 TOO_EARLY = (
     "a lease is written but not committed",

@@ -29,7 +29,11 @@ from tests.survival.victim import Source, Victim
 
 pytestmark = pytest.mark.real
 
-SNAPSHOTTERS = ("overlay", "native")
+SNAPSHOTTERS = ("overlay", "native", "erofs")
+
+
+ONE_FILE = ("erofs", "the trash is half empty")
+"""A layer is one file there: so few that none is left half-way."""
 
 
 def chosen_points() -> list[tuple[str, str, int]]:
@@ -39,7 +43,7 @@ def chosen_points() -> list[tuple[str, str, int]]:
         for number in range(max(1, ROUNDS))
         for snapshotter in SNAPSHOTTERS
         for point in POINTS.values()
-        if point.snapshotter in ("", snapshotter)
+        if point.snapshotter in ("", snapshotter) and (snapshotter, point.name) != ONE_FILE
     ]
     return every if ROUNDS else sorted(random.Random(SEED).sample(every, 10))
 

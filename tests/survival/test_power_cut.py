@@ -17,6 +17,7 @@ import pytest
 
 from tests.support import oracle
 from tests.support.loopfs import LoopFileSystem
+from tests.support.mounts import let_go
 from tests.support.oracle import Oracle
 from tests.support.registry import BLOB, Fault
 from tests.support.store import contents
@@ -26,6 +27,7 @@ from tests.survival.victim import Source, Victim
 
 pytestmark = pytest.mark.real
 
+SNAPSHOTTERS = ("overlay", "native", "erofs")
 MOUNT_OPTIONS = ("", "data=writeback", "commit=1", "data=journal", "nodelalloc,data=writeback")
 
 
@@ -48,6 +50,7 @@ class Machine:
         """All that did not reach the disk is lost. Ends with the file system mounted again."""
         self.disk.cut_power()
         self.victim.kill()
+        let_go(self.victim.state / "layers")
         self.disk.restart()
 
     @contextmanager
@@ -65,7 +68,7 @@ class Machine:
 def cuts() -> list[tuple[str, str, int]]:
     """(snapshotter, mount options, number)"""
     return [
-        (("overlay", "native")[number % 2], MOUNT_OPTIONS[number % len(MOUNT_OPTIONS)], number)
+        (SNAPSHOTTERS[number % 3], MOUNT_OPTIONS[number % len(MOUNT_OPTIONS)], number)
         for number in range(CUTS)
     ]
 
@@ -125,7 +128,7 @@ def use_until_cut(
     assert errors == []
 
 
-@pytest.mark.parametrize("snapshotter", ["overlay", "native"])
+@pytest.mark.parametrize("snapshotter", SNAPSHOTTERS)
 def test_a_pull_that_waited_for_the_disk_survives(
     scratch: Scratch, source: Source, snapshotter: str
 ) -> None:
@@ -148,7 +151,7 @@ def test_a_pull_that_waited_for_the_disk_survives(
         assert judge.check(machine.victim) == {samples[1].image.id}
 
 
-@pytest.mark.parametrize("snapshotter", ["overlay", "native"])
+@pytest.mark.parametrize("snapshotter", SNAPSHOTTERS)
 def test_what_was_synced_in_the_background_survives(
     scratch: Scratch, source: Source, snapshotter: str
 ) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from tests.support.daemon import Daemon
 from tests.support.images import CONFIG, MANIFEST
 from tests.support.killpoints import Order
+from tests.support.mounts import share
 from tests.support.oracle import Sample, no_process_is_left
 from tests.support.process import Process, wait_until
 from tests.support.registry import FaultRegistry
@@ -51,8 +52,11 @@ class Victim(Daemon):
         if self.boot_id:
             fake = self.directory / "boot_id"
             fake.write_text(f"{self.boot_id}\n")
-            script = f'mount --bind {fake} /proc/sys/kernel/random/boot_id && exec "$@"'
-            unshare = ["unshare", "--mount", "--propagation=slave"]
+            script = f"""mount --make-rprivate /proc
+                mount --bind {fake} /proc/sys/kernel/random/boot_id
+                exec "$@" """
+            unshare = ["unshare", "--mount", "--propagation=unchanged"]
+            share(self.state)  # where the daemon mounts layers, for who mounts views of them
             command = [*unshare, "sh", "-ec", script, "-", *command]
         path = f"{CHECKOUT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
         self.process = Process(command, self.directory / "daemon.log", env={"PYTHONPATH": path})

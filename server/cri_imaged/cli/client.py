@@ -7,17 +7,26 @@ import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 
+from cri_imaged import locations
 from cri_imaged.cli.failure import ExitCode, Failure, of_status
-from cri_imaged.config import default_config
-from cri_imaged.config.values import parse_socket_path
-from cri_imaged.rpc.node.v1 import node_pb2_grpc
 from cri_imaged.rpc.runtime.v1 import api_pb2_grpc
+
+if TYPE_CHECKING:
+    from cri_imaged.rpc.node.v1 import (
+        archives_pb2_grpc,
+        catalog_pb2_grpc,
+        history_pb2_grpc,
+        node_pb2_grpc,
+        registries_pb2_grpc,
+        runtimes_pb2_grpc,
+        upkeep_pb2_grpc,
+    )
 
 T = TypeVar("T")
 
@@ -25,12 +34,63 @@ ANSWER_SECONDS = 30.0
 """How long a command waits for answers that the daemon gives from memory."""
 
 
-@dataclass(frozen=True, slots=True)
 class Daemon:
-    """The services of one running daemon."""
+    """The services of one running daemon. The stubs of what only some commands call are imported
+    when they are asked for."""
 
-    images: api_pb2_grpc.ImageServiceStub
-    node: node_pb2_grpc.NodeStub
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._channel = channel
+        self.images = api_pb2_grpc.ImageServiceStub(channel)
+        self.runtime = api_pb2_grpc.RuntimeServiceStub(channel)
+
+    @cached_property
+    def node(self) -> node_pb2_grpc.NodeStub:
+        """Our own Node service."""
+        from cri_imaged.rpc.node.v1.node_pb2_grpc import NodeStub
+
+        return NodeStub(self._channel)
+
+    @cached_property
+    def runtimes(self) -> runtimes_pb2_grpc.RuntimesStub:
+        """Our own Runtimes service."""
+        from cri_imaged.rpc.node.v1.runtimes_pb2_grpc import RuntimesStub
+
+        return RuntimesStub(self._channel)
+
+    @cached_property
+    def archives(self) -> archives_pb2_grpc.ArchivesStub:
+        """Our own Archives service."""
+        from cri_imaged.rpc.node.v1.archives_pb2_grpc import ArchivesStub
+
+        return ArchivesStub(self._channel)
+
+    @cached_property
+    def history(self) -> history_pb2_grpc.HistoryStub:
+        """Our own History service."""
+        from cri_imaged.rpc.node.v1.history_pb2_grpc import HistoryStub
+
+        return HistoryStub(self._channel)
+
+    @cached_property
+    def catalog(self) -> catalog_pb2_grpc.CatalogStub:
+        """Our own Catalog service."""
+        from cri_imaged.rpc.node.v1.catalog_pb2_grpc import CatalogStub
+
+        return CatalogStub(self._channel)
+
+    @cached_property
+    def registries(self) -> registries_pb2_grpc.RegistriesStub:
+        """Our own Registries service."""
+        from cri_imaged.rpc.node.v1.registries_pb2_grpc import RegistriesStub
+
+        return RegistriesStub(self._channel)
+
+    @cached_property
+    def upkeep(self) -> upkeep_pb2_grpc.UpkeepStub:
+        """Our own Upkeep service."""
+        from cri_imaged.rpc.node.v1.upkeep_pb2_grpc import UpkeepStub
+
+        return UpkeepStub(self._channel)
 
 
 def call(address: str | None, work: Callable[[Daemon], Awaitable[T]]) -> T:
@@ -58,12 +118,9 @@ async def _connect(path: Path) -> AsyncIterator[Daemon]:
     options = [("grpc.max_receive_message_length", -1)]
     async with grpc.aio.insecure_channel(f"unix://{path}", options=options) as channel:
         try:
-            yield Daemon(
-                api_pb2_grpc.ImageServiceStub(channel),
-                node_pb2_grpc.NodeStub(channel),
-            )
+            yield Daemon(channel)
         except grpc.aio.AioRpcError as error:
-            raise of_status(error.code(), error.details() or "") from None
+            raise of_status(error.code().name, error.details() or "") from None
 
 
 def socket_path(address: str | None) -> Path:
@@ -74,13 +131,13 @@ def socket_path(address: str | None) -> Path:
     """
     if address:
         try:
-            return parse_socket_path(os.path.abspath(address.removeprefix("unix://")))
+            return locations.socket_path(os.path.abspath(address.removeprefix("unix://")))
         except ValueError as error:
             raise Failure(ExitCode.USAGE, str(error)) from None
-    system = default_config(privileged=True).grpc.address
+    system = locations.SYSTEM_SOCKET
     if os.geteuid() == 0:
         return system
-    own = default_config(privileged=False).grpc.address
+    own = locations.own_socket()
     return system if os.path.exists(system) and not os.path.exists(own) else own
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import enum
 
-import grpc
-
 
 class ExitCode(enum.IntEnum):
     """The exit codes of every command; part of the interface that scripts rely on."""
@@ -39,12 +37,12 @@ class Failure(Exception):  # noqa: N818  # not an error of the program
 
 
 _CODES = {
-    grpc.StatusCode.INVALID_ARGUMENT: ExitCode.USAGE,
-    grpc.StatusCode.NOT_FOUND: ExitCode.NOT_FOUND,
-    grpc.StatusCode.UNAVAILABLE: ExitCode.UNREACHABLE,
-    grpc.StatusCode.UNAUTHENTICATED: ExitCode.DENIED,
-    grpc.StatusCode.PERMISSION_DENIED: ExitCode.DENIED,
-    grpc.StatusCode.DEADLINE_EXCEEDED: ExitCode.TIMEOUT,
+    "INVALID_ARGUMENT": ExitCode.USAGE,
+    "NOT_FOUND": ExitCode.NOT_FOUND,
+    "UNAVAILABLE": ExitCode.UNREACHABLE,
+    "UNAUTHENTICATED": ExitCode.DENIED,
+    "PERMISSION_DENIED": ExitCode.DENIED,
+    "DEADLINE_EXCEEDED": ExitCode.TIMEOUT,
 }
 _REGISTRY_UNAVAILABLE = "RegistryUnavailable: "
 _HINTS = {
@@ -55,16 +53,16 @@ _HINTS = {
 }
 
 
-def of_status(code: grpc.StatusCode, details: str) -> Failure:
-    """The failure that a gRPC status means to a user of the command line."""
+def of_status(code: str, details: str) -> Failure:
+    """The failure that a gRPC status, its code by name, means to a user of the command line."""
     exit_code = _CODES.get(code, ExitCode.FAILED)
-    if code is grpc.StatusCode.UNKNOWN and details.startswith(_REGISTRY_UNAVAILABLE):
+    if code == "UNKNOWN" and details.startswith(_REGISTRY_UNAVAILABLE):
         exit_code = ExitCode.REGISTRY_UNAVAILABLE
         details = details.removeprefix(_REGISTRY_UNAVAILABLE)
-    if code is grpc.StatusCode.UNIMPLEMENTED:
+    if code == "UNIMPLEMENTED":
         hint = "the daemon is of another version than this command; restart or update it"
-    elif code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        hint = "free disk space or see [image.limits] in the README"
+    elif code == "RESOURCE_EXHAUSTED":
+        hint = "free disk space or see [image.limits] in docs/configuration.md"
     else:
         hint = _HINTS.get(exit_code, "")
-    return Failure(exit_code, details or code.name.lower().replace("_", " "), hint)
+    return Failure(exit_code, details or code.lower().replace("_", " "), hint)

@@ -9,32 +9,18 @@ from typing import Annotated, NoReturn
 import typer
 
 from cri_imaged import __version__
-from cri_imaged.cli.commands import check, config, gc, images, mount, pull, serve
 from cri_imaged.cli.failure import ExitCode, Failure
 from cri_imaged.cli.output import note, show
+from cri_imaged.cli.table import Commands
 from cri_imaged.errors import ConfigError
 
 TRACEBACK = "CRI_IMAGED_TRACEBACK"
 """Set: a failure that nobody foresaw shows where it happened."""
 
 # Plain help keeps the examples as they are written, and pipes well.
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
-app.command()(serve.serve)
-app.add_typer(config.app, name="config")
-for command in (
-    pull.pull,
-    images.images,
-    images.inspect,
-    images.rm,
-    images.fs,
-    mount.mount,
-    mount.umount,
-    mount.views,
-    pull.pulls,
-    gc.gc,
-    check.check,
-):
-    app.command()(command)
+app = typer.Typer(
+    cls=Commands, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
+)
 
 
 def _version(wanted: bool) -> None:
@@ -67,9 +53,7 @@ def cri_imaged(
 
 def main() -> NoReturn:
     """Run the command that the arguments name, and exit."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by the caller: a socket must not take its place
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    _open_standard_streams()
     try:
         try:
             app()
@@ -80,7 +64,8 @@ def main() -> NoReturn:
     except Failure as failure:
         _report(failure)
     except ConfigError as error:
-        _report(Failure(ExitCode.USAGE, str(error)))
+        hint = "`cri-imaged config default` shows every key"
+        _report(Failure(ExitCode.USAGE, str(error), hint))
     except Exception as error:
         if os.environ.get(TRACEBACK):
             raise
@@ -92,6 +77,19 @@ def main() -> NoReturn:
             )
         )
     sys.exit(ExitCode.OK)
+
+
+def _open_standard_streams() -> None:
+    """Where the caller has closed some, a socket or the database would take their numbers, and be
+    written to as if it was the log."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            os.set_inheritable(number, True)
+        if number and getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115
 
 
 def _flush() -> None:

@@ -8,7 +8,7 @@ import typer
 
 from cri_imaged.cli.failure import ExitCode, Failure
 from cri_imaged.cli.output import Output
-from cri_imaged.config.values import parse_duration
+from cri_imaged.durations import parse_duration
 
 Address: TypeAlias = Annotated[
     str | None,
@@ -22,7 +22,7 @@ Address: TypeAlias = Annotated[
     ),
 ]
 Format: TypeAlias = Annotated[
-    Output, typer.Option("--output", "-o", help="text for people, json for programs.")
+    Output, typer.Option("--output", "-o", help="text for people; json or yaml for programs.")
 ]
 Handler: TypeAlias = Annotated[
     str,

@@ -1,18 +1,20 @@
-"""What commands print: aligned columns for people, JSON for programs."""
+"""What commands print: aligned columns for people, JSON or YAML for programs."""
 
 from __future__ import annotations
 
 import enum
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
-
-from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
-from google.protobuf.message import Message
+from typing import TYPE_CHECKING, Any
 
 from cri_imaged.obs.terminal import escaped
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
+    from google.protobuf.message import Message
 
 
 class Output(enum.StrEnum):
@@ -20,11 +22,24 @@ class Output(enum.StrEnum):
 
     TEXT = "text"
     JSON = "json"
+    YAML = "yaml"
+
+    @property
+    def structured(self) -> bool:
+        """Whether it is for programs."""
+        return self is not Output.TEXT
 
 
-def show(text: str = "") -> None:
-    """Print one line on standard output."""
+def show(text: str = "", *, flush: bool = False) -> None:
+    """Print one line on standard output; with `flush`, for who reads a stream."""
     sys.stdout.write(escaped(text) + "\n")
+    if flush:
+        sys.stdout.flush()
+
+
+def show_escaped(text: str) -> None:
+    """Print text in which what strangers say is `escaped` already, and a new line after it."""
+    sys.stdout.write(text + "\n")
 
 
 def note(text: str) -> None:
@@ -33,9 +48,16 @@ def note(text: str) -> None:
     sys.stderr.flush()
 
 
-def show_json(value: Any, *, line: bool = False) -> None:
-    """Print `value` as JSON, indented, or (`line`) as one line of a stream."""
-    sys.stdout.write(json.dumps(value, indent=None if line else 2, ensure_ascii=True) + "\n")
+def show_data(value: Any, output: Output, *, line: bool = False) -> None:
+    """Print what JSON can hold as JSON, indented, or (`line`) as one line of a stream; or as YAML,
+    where a stream's documents begin with `---`."""
+    if output is Output.YAML:
+        import yaml  # costs more than it takes to print JSON
+
+        text = yaml.safe_dump(value, sort_keys=False, explicit_start=line, width=math.inf)
+    else:
+        text = json.dumps(value, indent=None if line else 2, ensure_ascii=True) + "\n"
+    sys.stdout.write(text)
     sys.stdout.flush()
 
 
@@ -71,7 +93,7 @@ def _field(message: Message, field: FieldDescriptor) -> Any:
 def _single(value: Any, field: FieldDescriptor) -> Any:
     if field.enum_type:
         return enum_name(field.enum_type, value)
-    if not isinstance(value, Message):
+    if not field.message_type:
         return value
     converted = document(value)
     return converted["value"] if converted.keys() == {"value"} else converted

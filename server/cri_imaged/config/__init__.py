@@ -1,7 +1,7 @@
 """The daemon's configuration: its options, how they are read from TOML, and their defaults.
 
 `options` says what can be set, `values` how single values are written, `load` reads a file,
-`render` writes the defaults and the README's table.
+`render` writes the defaults and the table of docs/configuration.md.
 """
 
 from cri_imaged.config.load import default_config, default_config_file, load_config

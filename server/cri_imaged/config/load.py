@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,8 +18,9 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import msgspec
 
 from cri_imaged.config.options import Config
-from cri_imaged.config.values import CODECS
+from cri_imaged.config.values import CODECS, joined
 from cri_imaged.errors import ConfigError
+from cri_imaged.locations import own_socket, own_state, xdg
 
 Document = Mapping[str, Any]
 _S = TypeVar("_S", bound=msgspec.Struct)
@@ -28,16 +30,35 @@ _FILE_BYTES = 4 << 20
 def load_config(
     file: Path | None, *, privileged: bool, overrides: Document | None = None
 ) -> Config:
-    """Read `file` (None: defaults alone) with `overrides`, laid out as the file, above it.
+    """Read `file` (None: defaults alone), above it the files of `config.d` beside it in the order
+    of their names, and above these `overrides`, laid out as the file.
 
     Raises:
         ConfigError: a line for each problem, naming the file and the key with its whole path.
     """
-    locations = _locations(privileged)
-    above = _parse(_merged(locations, overrides or {}), "command line")
+    config, merged = None, _locations(privileged)
+    for path in files(file):
+        merged = _merged(merged, read(path))
+        config = _parse(merged, str(path))  # what is wrong now is this file's doing
+    if overrides or config is None:
+        return _parse(_merged(merged, overrides or {}), "command line")
+    return config
+
+
+def files(file: Path | None) -> list[Path]:
+    """The files that make up the configuration `file`, each above those before it.
+
+    Raises:
+        ConfigError: the folder `config.d` cannot be read.
+    """
     if file is None:
-        return above
-    return _parse(_merged(_merged(locations, _read(file)), overrides or {}), str(file))
+        return []
+    folder = file.parent / "config.d"
+    try:
+        names = sorted(os.listdir(folder)) if folder.is_dir() else []
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be read: {error.strerror}") from None
+    return [file, *(folder / name for name in names if name.endswith(".toml"))]
 
 
 def default_config(privileged: bool) -> Config:
@@ -49,10 +70,11 @@ def default_config_file(privileged: bool) -> Path:
     """Where the configuration is looked for when nobody names a file."""
     if privileged:
         return Path("/etc/cri-imaged/config.toml")
-    return _xdg("XDG_CONFIG_HOME", ".config") / "cri-imaged" / "config.toml"
+    return _own_folder() / "config.toml"
 
 
-def _read(file: Path) -> Document:
+def read(file: Path) -> Document:
+    """The TOML document in `file`. Raises `ConfigError`."""
     try:
         with file.open("rb") as stream:
             text = stream.read(_FILE_BYTES + 1)
@@ -70,29 +92,23 @@ def _read(file: Path) -> Document:
 def _locations(privileged: bool) -> Document:
     if privileged:
         return {}
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    base = Path(runtime) if runtime else _xdg("XDG_STATE_HOME", ".local/state")
-    state = base / "cri-imaged"
+    state = own_state()
     return {
-        "root": str(_xdg("XDG_DATA_HOME", ".local/share") / "cri-imaged"),
+        "root": str(xdg("XDG_DATA_HOME", ".local/share") / "cri-imaged"),
         "state": str(state),
         "grpc": {
-            "address": str(state / "cri-imaged.sock"),
+            "address": str(own_socket()),
             "uid": os.getuid(),
             "gid": os.getgid(),
         },
+        "image": {"registry": {"docker_config": str(_own_folder() / "auth.json")}},
+        "runtime": {"snapshots_address": str(state / "snapshots.sock")},
     }
 
 
-def _xdg(variable: str, fallback: str) -> Path:
-    """A folder of the XDG Base Directory Specification, which ignores relative values."""
-    value = Path(os.environ.get(variable, ""))
-    if value.is_absolute():
-        return value
-    try:
-        return Path.home() / fallback
-    except RuntimeError:
-        raise ConfigError(f"this user has no home directory: set HOME or {variable}") from None
+def _own_folder() -> Path:
+    """An ordinary user's folder of what configures his daemon."""
+    return xdg("XDG_CONFIG_HOME", ".config") / "cri-imaged"
 
 
 def _merged(below: Document, above: Document) -> Document:
@@ -100,8 +116,10 @@ def _merged(below: Document, above: Document) -> Document:
     merged = dict(below)
     for key, value in above.items():
         under = merged.get(key)
-        both_tables = isinstance(value, Mapping) and isinstance(under, Mapping)
-        merged[key] = _merged(under, value) if both_tables else value  # type: ignore[arg-type]
+        if isinstance(value, Mapping) and isinstance(under, Mapping):
+            merged[key] = _merged(under, value)
+        else:
+            merged[key] = value
     return merged
 
 
@@ -121,16 +139,31 @@ def _struct(kind: type[_S], table: Any, path: str, problems: list[str]) -> _S | 
         return None
     hints = get_type_hints(kind, include_extras=True)
     fields = {
-        key: _value(hints[key], value, _join(path, key), problems)
+        key: _value(hints[key], value, joined(path, key), problems)
         for key, value in table.items()
         if key in hints
     }
     problems.extend(
-        f"{_join(path, key)}: unknown key{_suggestion(path, key, hints)}"
+        f"{joined(path, key)}: unknown key{_suggestion(path, key, hints)}"
         for key in table
         if key not in hints
     )
-    return kind(**fields) if len(problems) == before else None
+    if len(problems) > before:
+        return None
+    try:
+        return kind(**fields)
+    except ValueError as error:  # keys that contradict one another
+        problems.append(_placed(path, str(error), hints))
+        return None
+
+
+def _placed(path: str, message: str, keys: Mapping[str, Any]) -> str:
+    """A table's problem; one whose words begin with a key of it, as in `key: words` or
+    `key.name: words`, is that key's."""
+    if not path:
+        return message
+    first = re.match(r"(\w+)[.:]", message)
+    return f"{path}.{message}" if first and first[1] in keys else f"{path}: {message}"
 
 
 def _value(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
@@ -139,6 +172,8 @@ def _value(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
         return _struct(struct, value, path, problems)
     if get_origin(kind) is dict:
         return _dict(get_args(kind)[1], value, path, problems)
+    if inner := element_of(kind):
+        return _list(inner, value, path, problems)
     try:
         if codec := CODECS.get(kind):
             return codec.parse(value)
@@ -154,17 +189,18 @@ def _value(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
     return None
 
 
+def _list(kind: Any, items: Any, path: str, problems: list[str]) -> list[Any] | None:
+    if not isinstance(items, list):
+        problems.append(f"{path}: expected array, got {_type_name(items)}")
+        return None
+    return [_value(kind, item, f"{path}[{number}]", problems) for number, item in enumerate(items)]
+
+
 def _dict(kind: Any, table: Any, path: str, problems: list[str]) -> dict[str, Any] | None:
     if not isinstance(table, Mapping):
         problems.append(f"{path}: expected a table, got {_type_name(table)}")
         return None
-    return {key: _value(kind, value, _join(path, key), problems) for key, value in table.items()}
-
-
-def _join(path: str, key: str) -> str:
-    bare = key.replace("-", "").replace("_", "").isalnum() and key.isascii()
-    shown = key if bare else '"' + key.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    return f"{path}.{shown}" if path else shown
+    return {key: _value(kind, value, joined(path, key), problems) for key, value in table.items()}
 
 
 def _plain(message: str) -> str:
@@ -186,7 +222,7 @@ def _choices(kind: Any) -> str:
 def _suggestion(path: str, key: str, siblings: Mapping[str, Any]) -> str:
     """A key that was probably meant: a similar one here, or the same one in another table."""
     if close := difflib.get_close_matches(key, siblings, n=1):
-        return f", did you mean {_join(path, close[0])}?"
+        return f", did you mean {joined(path, close[0])}?"
     for known in known_keys(Config):
         if known.rpartition(".")[2] == key:
             return f", did you mean {known}?"
@@ -198,16 +234,24 @@ def known_keys(kind: type[msgspec.Struct], path: str = "") -> list[str]:
     keys = []
     for key, hint in get_type_hints(kind, include_extras=True).items():
         struct = struct_of(hint)
-        keys += known_keys(struct, _join(path, key)) if struct else [_join(path, key)]
+        keys += known_keys(struct, joined(path, key)) if struct else [joined(path, key)]
     return keys
 
 
 def struct_of(kind: Any) -> type[msgspec.Struct] | None:
     """The Struct that a table of type `kind` is read into (`kind` may allow None: TOML has none),
     or None where `kind` is no such table."""
-    if kind in CODECS or get_origin(kind) is dict:
+    if kind in CODECS or get_origin(kind) in (dict, list):
         return None
     for option in (kind, *get_args(kind)):
         if isinstance(option, type) and issubclass(option, msgspec.Struct):
             return option
     return None
+
+
+def element_of(kind: Any) -> Any:
+    """The type of a list's elements, where reading them takes more than msgspec; else None."""
+    if get_origin(kind) is not list:
+        return None
+    (inner,) = get_args(kind)
+    return inner if inner in CODECS or struct_of(inner) else None

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NewType
+from typing import Any, NewType, TypeAlias
 
+from cri_imaged.daytimes import parse_time, show_time
+from cri_imaged.durations import parse_duration, show_duration
 from cri_imaged.errors import ImagedError
 from cri_imaged.limits import GIB, KIB, MIB
+from cri_imaged.locations import absolute, socket_path
+from cri_imaged.oci.pattern import NamePattern, is_pattern
 from cri_imaged.oci.platform import Platform
 from cri_imaged.oci.reference import Reference
 
 Duration = NewType("Duration", float)
-"""Seconds. Written as Go writes durations, which containerd's users know: `1h30m`, `500ms`."""
+"""Seconds, written as in `1h30m`."""
 
 ByteSize = NewType("ByteSize", int)
 """Bytes. Written as a number, or as a string with a unit: `512MiB`, `1.5GiB`, `10GB`."""
@@ -22,23 +27,28 @@ ByteSize = NewType("ByteSize", int)
 Directory = NewType("Directory", Path)
 """An absolute path."""
 
+FilePath = NewType("FilePath", Path)
+"""An absolute path."""
+
 SocketPath = NewType("SocketPath", Path)
 """An absolute path of a Unix socket; `unix://` before it is allowed."""
 
-SOCKET_PATH_BYTES = 107
-"""What fits into sockaddr_un (unix(7)), without the closing zero."""
+PinnedImage: TypeAlias = Reference | NamePattern
+"""An image's name; or a glob that is matched with whole canonical names."""
 
-_DURATION_UNITS = {
-    "h": 3600.0,
-    "m": 60.0,
-    "s": 1.0,
-    "ms": 1e-3,
-    "us": 1e-6,
-    "µs": 1e-6,  # the micro sign
-    "μs": 1e-6,  # the Greek letter
-    "ns": 1e-9,
-}
-_DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(h|ms|m|s|us|µs|μs|ns)", re.ASCII)
+ImageName = NewType("ImageName", Reference)
+"""An image's name, normalised."""
+
+TimeOfDay = NewType("TimeOfDay", int)
+"""Minutes since midnight, written as in `08:30`."""
+
+RepositoryPrefix = NewType("RepositoryPrefix", str)
+"""A registry, or the begin of the path of some of its repositories, by whole components; `*`: all
+repositories."""
+
+AtMost = NewType("AtMost", int)
+"""A number of things; -1: all."""
+
 _SIZE_UNITS = {
     "": 1,
     "B": 1,
@@ -51,7 +61,7 @@ _SIZE_UNITS = {
     "GIB": GIB,
     "TIB": KIB * GIB,
 }
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]*)", re.ASCII)
+_SIZE = re.compile(r"([0-9]{1,20}(?:\.[0-9]+)?) ?([A-Za-z]*)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +72,14 @@ class ListenAddress:
     """A name or an address; empty: all interfaces."""
     port: int
     """0: the system chooses one."""
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether this machine alone reaches it."""
+        try:
+            return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -76,30 +94,6 @@ class Codec:
     expected: str
     parse: Callable[[Any], Any]
     show: Callable[[Any], str | int]
-
-
-def parse_duration(text: str) -> Duration:
-    """Parse Go's notation. Negative durations have no meaning here."""
-    seconds, end = 0.0, 0
-    while part := _DURATION_PART.match(text, end):
-        seconds += float(part[1]) * _DURATION_UNITS[part[2]]
-        end = part.end()
-    if text != "0" and (not text or end != len(text)):
-        raise ValueError(f"duration {text!r} is malformed, want for example 90s, 5m or 1h30m")
-    return Duration(seconds)
-
-
-def show_duration(seconds: Duration) -> str:
-    """Write a duration so that `parse_duration` gives it back, to the nanosecond."""
-    rest = round(seconds * 1e9)
-    if rest == 0:
-        return "0s"
-    parts = []
-    for unit in ("h", "m", "s", "ms", "us", "ns"):
-        count, rest = divmod(rest, round(_DURATION_UNITS[unit] * 1e9))
-        if count:
-            parts.append(f"{count}{unit}")
-    return "".join(parts)
 
 
 def parse_size(value: str | int) -> ByteSize:
@@ -139,15 +133,17 @@ def parse_listen_address(text: str) -> ListenAddress | None:
 
 def parse_directory(text: str) -> Directory:
     """Parse an absolute path."""
-    return Directory(_absolute(text))
+    return Directory(absolute(text))
+
+
+def parse_file_path(text: str) -> FilePath:
+    """Parse an absolute path."""
+    return FilePath(absolute(text))
 
 
 def parse_socket_path(text: str) -> SocketPath:
     """Parse a Unix socket's address."""
-    path = _absolute(text.removeprefix("unix://"))
-    if len(bytes(path)) > SOCKET_PATH_BYTES:
-        raise ValueError(f"socket path {text!r} is longer than {SOCKET_PATH_BYTES} bytes")
-    return SocketPath(path)
+    return SocketPath(socket_path(text))
 
 
 def parse_platform(text: str) -> Platform | None:
@@ -160,11 +156,35 @@ def parse_reference(text: str) -> Reference:
     return Reference.parse(text).canonical()
 
 
-def _absolute(text: str) -> Path:
-    path = Path(text)
-    if not path.is_absolute() or "\0" in text:
-        raise ValueError(f"path {text!r} is not absolute")
-    return path
+def parse_pinned(text: str) -> Reference | NamePattern:
+    """Parse an image's name, or a pattern of names where it has a wildcard."""
+    return NamePattern.parse(text) if is_pattern(text) else parse_reference(text)
+
+
+def parse_repository_prefix(text: str) -> RepositoryPrefix:
+    """Parse the begin of repositories' names, normalised as they are."""
+    if text == "*":
+        return RepositoryPrefix(text)
+    below = "/a/a"  # of so many components no name is completed
+    prefix = Reference.parse(text + below).name.removesuffix(below)
+    if prefix != text:
+        raise ValueError(f"{text!r} does not begin with a registry, want for example {prefix!r}")
+    return RepositoryPrefix(prefix)
+
+
+def joined(path: str, key: str) -> str:
+    """The path of a key of the table at `path`, as TOML has it."""
+    bare = key.replace("-", "").replace("_", "").isalnum() and key.isascii()
+    shown = key if bare else '"' + key.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return f"{path}.{shown}" if path else shown
+
+
+def _at_most(value: Any) -> AtMost:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError
+    if value < -1:
+        raise ValueError(f"{value} is out of range, want 0 or more, or -1 for all")
+    return AtMost(value)
 
 
 def _of_str(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
@@ -187,6 +207,10 @@ def _size(value: Any) -> ByteSize:
     return parse_size(value)
 
 
+def _optional_directory(text: str) -> Directory | None:
+    return parse_directory(text) if text else None
+
+
 def _show_optional(value: object) -> str:
     return "" if value is None else str(value)
 
@@ -195,8 +219,16 @@ CODECS: dict[Any, Codec] = {
     Duration: Codec("str (a duration)", _of_str(parse_duration), show_duration),
     ByteSize: Codec("int or str (a size)", _size, show_size),
     Directory: Codec("str (a path)", _of_str(parse_directory), str),
+    RepositoryPrefix: Codec(
+        "str (a registry or a repository)", _of_str(parse_repository_prefix), str
+    ),
+    ImageName: Codec("str (a reference)", _of_str(parse_reference), str),
+    Directory | None: Codec("str (a path)", _of_str(_optional_directory), _show_optional),
+    TimeOfDay: Codec("str (a time of day)", _of_str(parse_time), show_time),
+    AtMost: Codec("int", _at_most, int),
+    FilePath: Codec("str (a path)", _of_str(parse_file_path), str),
     SocketPath: Codec("str (a path)", _of_str(parse_socket_path), str),
-    Reference: Codec("str (a reference)", _of_str(parse_reference), str),
+    PinnedImage: Codec("str (a reference or a pattern)", _of_str(parse_pinned), str),
     ListenAddress | None: Codec("str (an address)", _of_str(parse_listen_address), _show_optional),
     Platform | None: Codec("str (a platform)", _of_str(parse_platform), _show_optional),
 }

@@ -8,6 +8,7 @@ import os
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+from cri_imaged.disk import on_disk
 from cri_imaged.errors import NotFoundError
 from cri_imaged.ports import Available, Complete, Failed, Restart, Watermark
 
@@ -38,9 +39,14 @@ class Growth:
             self._end = end
             self._wake()
 
-    async def watermarks(self) -> AsyncIterator[Watermark]:
-        """See `LayerSource.watermarks`."""
-        generation, told = self._generation, -1
+    @property
+    def generation(self) -> int:
+        """How often another file has taken the file's place."""
+        return self._generation
+
+    async def watermarks(self, generation: int) -> AsyncIterator[Watermark]:
+        """See `LayerSource.watermarks`; for a reader that has opened the file of `generation`."""
+        told = -1
         while True:
             changed = self._changed
             if generation != self._generation:
@@ -66,14 +72,41 @@ class FileSource:
     def __init__(self, paths: Sequence[Path], growth: Growth) -> None:
         self._paths = paths
         self._growth = growth
+        self._generation: int | None = None
+        """Of the file that was opened last, at the least."""
 
-    def open(self) -> int:
+    async def open(self) -> int:
         """See `LayerSource.open`. Raises `NotFoundError` where the file is gone."""
-        for path in self._paths:
-            with contextlib.suppress(FileNotFoundError):
-                return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        raise NotFoundError(f"blob file {self._paths[-1].name} is gone from the content store")
+        self._generation = self._growth.generation
+        return await on_disk(lambda: _open_first(self._paths), unwanted=os.close)
 
     def watermarks(self) -> AsyncIterator[Watermark]:
         """See `LayerSource.watermarks`."""
-        return self._growth.watermarks()
+        opened = self._generation
+        return self._growth.watermarks(self._growth.generation if opened is None else opened)
+
+
+class WholeSource:
+    """A `LayerSource` over a file that is complete."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    async def open(self) -> int:
+        """See `LayerSource.open`. Raises `NotFoundError` where the file is gone."""
+        return await on_disk(lambda: _open_first([self._path]), unwanted=os.close)
+
+    async def watermarks(self) -> AsyncIterator[Watermark]:
+        """See `LayerSource.watermarks`."""
+        yield Complete(await on_disk(lambda: _size(self._path)))
+
+
+def _open_first(paths: Sequence[Path]) -> int:
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    raise NotFoundError(f"blob file {paths[-1].name} is gone from the content store")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

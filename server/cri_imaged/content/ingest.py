@@ -1,25 +1,35 @@
-"""A blob on its way in: bytes are counted and hashed as they are written."""
+"""A blob on its way in: bytes are counted, written and hashed, the latter two in threads."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 from cri_imaged.content.growth import FileSource, Growth
-from cri_imaged.errors import CorruptContentError, NoSpaceError
+from cri_imaged.disk import on_disk
+from cri_imaged.errors import CorruptContentError
+from cri_imaged.full_disk import told_as_no_space
 from cri_imaged.oci.descriptor import Descriptor
 from cri_imaged.ports import BlobInfo, Complete, Failed
+from cri_imaged.shielding import to_the_end
 
+ANEW = ".anew"
+"""Ends the name of the file that takes an ingest's place."""
 _READ_BYTES = 1 << 20
+_BATCH = 256 << 10
+"""Bytes that may wait while as many are written: enough that threads cost little, and little
+enough for hundreds of ingests at once."""
 
 
 class FileIngest:
-    """The one writer of `path`, until `publish` has made it `blob_path` or it is closed."""
+    """The one writer of `path`, until `publish` has made it `blob_path` or it is closed.
+
+    What comes is put by while the disk is busy with what came before.
+    """
 
     def __init__(
         self,
@@ -33,10 +43,14 @@ class FileIngest:
         self._blob_path = blob_path
         self._publish = publish
         self._committed = False
+        self._superseded = False
+        self._given_up = False
         self._hasher = descriptor.digest.hasher()
-        with self._told_as_no_space():
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._fd = -1
         self._offset = 0
+        self._waiting: list[bytes] = []
+        self._written = 0
+        self._writing: asyncio.Task[None] | None = None
         self._growth = Growth(0)
 
     @property
@@ -45,56 +59,115 @@ class FileIngest:
         return self._offset
 
     async def resume(self) -> None:
-        """Take up the bytes that an earlier writer left. More than the descriptor allows: none."""
-        size = os.fstat(self._fd).st_size
-        if size > self._descriptor.size:
-            self.restart()
-        elif size:
-            self._offset = await asyncio.to_thread(self._hash_existing)
-            self._growth.grown(self._offset)
+        """Take up the bytes that an earlier writer left. More than the descriptor allows: none.
 
-    def _hash_existing(self) -> int:
+        Raises:
+            NoSpaceError
+        """
+        opened = on_disk(self._open)
+        self._offset = self._written = await to_the_end(opened, interrupt=self._give_up)
+        self._growth.grown(self._offset)
+
+    def _give_up(self) -> None:
+        self._given_up = True
+
+    def _open(self) -> int:
+        with self._told_as_no_space():
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if os.fstat(self._fd).st_size > self._descriptor.size:
+            os.ftruncate(self._fd, 0)
         total = 0
-        # Opened anew: `close` does not wait for this thread where `resume` is cancelled.
-        with self._path.open("rb", buffering=0) as file:
-            while chunk := file.read(_READ_BYTES):
-                self._hasher.update(chunk)
-                total += len(chunk)
+        while not self._given_up and (chunk := os.pread(self._fd, _READ_BYTES, total)):
+            self._hasher.update(chunk)
+            total += len(chunk)
         return total
 
-    def write(self, chunk: bytes) -> None:
+    async def write(self, chunk: bytes) -> None:
         """See `Ingest.write`."""
         if self._offset + len(chunk) > self._descriptor.size:
             raise CorruptContentError(
                 f"blob {self._descriptor.digest} is longer than its descriptor's "
                 f"{self._descriptor.size} bytes"
             )
-        self._write_all(memoryview(chunk))
-        self._hasher.update(chunk)
-        self._growth.grown(self._offset)
+        if self._writing is not None and self._writing.done():
+            await self._turn()
+        self._waiting.append(chunk)
+        self._offset += len(chunk)
+        while self._offset - self._written > _BATCH and self._waiting:
+            await self._turn()
+        self._begin()
 
-    def _write_all(self, view: memoryview) -> None:
+    async def _turn(self) -> None:
+        """Wait until what is being written is, and what waits is being written. Raises what went
+        wrong."""
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
+            done, self._writing = self._writing, None
+            done.result()
+        self._begin()
+
+    def _begin(self) -> None:
+        if self._writing is None and self._waiting:
+            chunks, self._waiting = self._waiting, []
+            self._writing = asyncio.create_task(self._put(chunks))
+
+    async def _put(self, chunks: list[bytes]) -> None:
+        at = self._written
         try:
-            with self._told_as_no_space():
-                while view:
-                    written = os.pwrite(self._fd, view, self._offset)
-                    self._offset += written
-                    view = view[written:]
-        except NoSpaceError:
-            # What the disk took of this chunk was not hashed: begin anew next time.
-            self.restart()
+            await on_disk(lambda: self._write_all(chunks, at))
+        except BaseException:
+            await self._begin_anew()  # next time: what the disk took of this was not hashed
             raise
+        self._written = at + sum(map(len, chunks))
+        if not self._superseded:
+            self._growth.grown(self._written)
 
-    def restart(self) -> None:
-        """See `Ingest.restart`."""
-        self._path.unlink(missing_ok=True)
+    def _write_all(self, chunks: list[bytes], at: int) -> None:
         with self._told_as_no_space():
-            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            for chunk in chunks:
+                view = memoryview(chunk)
+                while view:
+                    written = os.pwrite(self._fd, view, at)
+                    at += written
+                    view = view[written:]
+                self._hasher.update(chunk)
+
+    async def _settled(self) -> None:
+        """All that came is written. Raises what went wrong."""
+        while self._writing is not None:
+            await self._turn()
+
+    async def restart(self) -> None:
+        """See `Ingest.restart`."""
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
+            self._writing = None
+        await to_the_end(self._begin_anew())
+
+    async def _begin_anew(self) -> None:
+        if not self._superseded:
+            await on_disk(self._reopen)
+        self._hasher = self._descriptor.digest.hasher()
+        self._waiting.clear()
+        self._offset = self._written = 0
+        if not self._superseded:
+            self._growth.restarted()
+
+    def _reopen(self) -> None:
+        # Whoever opens it meanwhile finds the old file or the new one.
+        anew = self._path.with_name(f"{self._path.name}{ANEW}")
+        with self._told_as_no_space():
+            fd = os.open(anew, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        anew.rename(self._path)
         os.close(self._fd)
         self._fd = fd
-        self._hasher = self._descriptor.digest.hasher()
-        self._offset = 0
+
+    async def supersede(self) -> None:
+        """See `Ingest.supersede`."""
+        self._superseded = True
+        await to_the_end(on_disk(lambda: self._path.unlink(missing_ok=True)))
         self._growth.restarted()
+        self._growth.ended(Complete(self._descriptor.size))
 
     def source(self) -> FileSource:
         """See `Ingest.source`."""
@@ -102,6 +175,7 @@ class FileIngest:
 
     async def commit(self) -> BlobInfo:
         """See `Ingest.commit`."""
+        await self._settled()
         wanted = self._descriptor
         if self._offset != wanted.size:
             raise CorruptContentError(
@@ -113,32 +187,30 @@ class FileIngest:
                 f"their digest is {wanted.digest.algorithm}:{self._hasher.hexdigest()}"
             )
         info = BlobInfo(wanted.digest, wanted.size)
-        os.fchmod(self._fd, 0o644)
         await self._publish(self._path, info)
         self._committed = True
         self._growth.ended(Complete(wanted.size))
         return info
 
     def _told_as_no_space(self) -> AbstractContextManager[None]:
-        what = f"blob {self._descriptor.digest} ({self._descriptor.size} bytes)"
-        return told_as_no_space(what, self._path.parent)
+        blob = f"blob {self._descriptor.digest} ({self._descriptor.size} bytes)"
+        return told_as_no_space(f"{blob} in {self._path.parent}")
 
-    def close(self) -> None:
-        """Stop writing. Partial bytes stay for a later writer; an empty ingest goes."""
+    async def close(self) -> None:
+        """Stop writing, cancelled or not. Partial bytes stay for a later writer; an empty ingest
+        goes."""
         self._growth.ended(Failed(f"blob {self._descriptor.digest}: the fetch was given up"))
+        await to_the_end(self._close())
+
+    async def _close(self) -> None:
+        with contextlib.suppress(Exception):  # nobody waits to be told
+            await self._settled()
+        await on_disk(self._let_go)
+
+    def _let_go(self) -> None:
+        if self._fd < 0:
+            return
         empty = os.fstat(self._fd).st_size == 0
         os.close(self._fd)
-        if not self._committed and empty:
-            with contextlib.suppress(FileNotFoundError):
-                self._path.unlink()
-
-
-@contextlib.contextmanager
-def told_as_no_space(what: str, directory: Path) -> Iterator[None]:
-    """Raise `NoSpaceError` where the disk or a quota is full."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise NoSpaceError(f"no space left for {what} in {directory}: {error.strerror}") from None
+        if self._superseded or (not self._committed and empty):
+            self._path.unlink(missing_ok=True)

@@ -7,26 +7,31 @@ row has a file. A file without a row is an orphan of a crash, and `reap` removes
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import os
 import sqlite3
-import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import uuid
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from cri_imaged.content.growth import FileSource, Growth
-from cri_imaged.content.ingest import FileIngest, told_as_no_space
+from cri_imaged.content.growth import WholeSource
+from cri_imaged.content.ingest import ANEW, FileIngest
+from cri_imaged.content.spool import FileSpool
+from cri_imaged.disk import on_disk
 from cri_imaged.errors import CorruptContentError, LimitExceededError, NotFoundError
+from cri_imaged.full_disk import told_as_no_space
 from cri_imaged.metadata import blobs
 from cri_imaged.metadata.database import Database
 from cri_imaged.oci.descriptor import Descriptor
 from cri_imaged.oci.digest import Digest
-from cri_imaged.ports import BlobInfo, Complete, Lease, Trash
+from cri_imaged.ports import BlobInfo, Lease, Trash
+from cri_imaged.private import close_to_others, private_directory
+from cri_imaged.shielding import to_the_end
 
 _READ_BYTES = 1 << 20
 
@@ -39,9 +44,10 @@ class FileContentStore:
         self._ingests = directory / "ingest"
         self._database = database
         self._trash = trash
-        self._writing: dict[Digest, asyncio.Event] = {}
-        for path in (self._blobs / "sha256", self._blobs / "sha512", self._ingests):
-            path.mkdir(parents=True, exist_ok=True)
+        self._writing: dict[str, asyncio.Event] = {}
+        folders = (self._blobs / "sha256", self._blobs / "sha512")
+        for path in (directory, self._blobs, *folders, self._ingests):
+            private_directory(path)
 
     def path(self, digest: Digest) -> Path:
         """Where the blob's file is, or would be."""
@@ -53,33 +59,47 @@ class FileContentStore:
 
     async def hold(self, digest: Digest, lease: Lease) -> BlobInfo | None:
         """See `ContentStore.hold`. Finds out here where somebody else removed the file."""
-        info = await self._database.write(lambda db: blobs.hold(db, digest, lease))
-        if info is not None and info.state == "present" and not self.path(digest).exists():
-            await self._database.write(lambda db: blobs.lost(db, [digest]), durable=True)
-            return replace(info, state="lost")
-        return info
+        return (await self.hold_all([digest], lease))[digest]
 
-    def open(self, digest: Digest) -> BinaryIO:
-        """See `ContentStore.open`."""
-        try:
-            return self.path(digest).open("rb")
-        except FileNotFoundError:
-            raise NotFoundError(f"blob {digest} is not in the content store") from None
+    async def hold_all(
+        self, digests: Collection[Digest], lease: Lease
+    ) -> dict[Digest, BlobInfo | None]:
+        """See `ContentStore.hold_all`."""
+        if not digests:
+            return {}
 
-    def source(self, digest: Digest) -> FileSource:
+        def hold(db: sqlite3.Connection) -> tuple[dict[Digest, BlobInfo | None], list[BlobInfo]]:
+            held = {digest: blobs.hold(db, digest, lease) for digest in digests}
+            present = [info for info in held.values() if info and info.state == "present"]
+            return held, [info for info in present if not self.path(info.digest).exists()]
+
+        held, gone = await self._database.write(hold)
+        if gone:
+            lost = {info.digest: replace(info, state="lost") for info in gone}
+            await self._database.write(lambda db: blobs.lost(db, lost), durable=True)
+            held.update(lost)
+        return held
+
+    async def has_file(self, digest: Digest) -> bool:
+        """See `ContentStore.has_file`."""
+        return await on_disk(self.path(digest).exists)
+
+    def source(self, digest: Digest) -> WholeSource:
         """See `ContentStore.source`."""
-        path = self.path(digest)
-        growth = Growth(0)
-        growth.ended(Complete(path.stat().st_size if path.exists() else 0))
-        return FileSource((path,), growth)
+        return WholeSource(self.path(digest))
 
     async def read(self, digest: Digest, limit: int) -> bytes:
         """See `ContentStore.read`."""
-        with self.open(digest) as file:
-            data = await asyncio.to_thread(_read, file, limit + 1)
+
+        def read() -> tuple[bytes, bool]:
+            with self._open(digest) as file:
+                data = _read(file, limit + 1)
+            return data, len(data) > limit or Digest.of(data, digest.algorithm) == digest
+
+        data, intact = await on_disk(read)
         if len(data) > limit:
             raise LimitExceededError(f"blob {digest} has more than {limit} bytes")
-        if Digest.of(data, digest.algorithm) != digest:
+        if not intact:
             await self._database.write(lambda db: blobs.lost(db, [digest]), durable=True)
             raise CorruptContentError(f"blob {digest} is damaged on disk; pull its image again")
         return data
@@ -89,48 +109,66 @@ class FileContentStore:
 
         def intact() -> bool:
             hasher = digest.hasher()
-            with self.open(digest) as file:
+            with self._open(digest) as file:
                 while chunk := _read(file, _READ_BYTES):
                     hasher.update(chunk)
             return digest.matches(hasher)
 
         try:
-            return await asyncio.to_thread(intact)
+            return await on_disk(intact)
         except NotFoundError:
             return False
 
-    @asynccontextmanager
-    async def writer(self, descriptor: Descriptor, lease: Lease) -> AsyncIterator[FileIngest]:
-        """See `ContentStore.writer`."""
-        digest = descriptor.digest
-        while (ended := self._writing.get(digest)) is not None:
-            await ended.wait()
-        ended = self._writing[digest] = asyncio.Event()
+    def _open(self, digest: Digest) -> BinaryIO:
         try:
+            return self.path(digest).open("rb")
+        except FileNotFoundError:
+            raise NotFoundError(f"blob {digest} is not in the content store") from None
+
+    @asynccontextmanager
+    async def writer(
+        self, descriptor: Descriptor, lease: Lease, *, beside: bool = False
+    ) -> AsyncIterator[FileIngest]:
+        """See `ContentStore.writer`."""
+        path = self._ingest_path(descriptor, beside=beside)
+        while (ended := self._writing.get(path.name)) is not None:
+            await ended.wait()
+        with self._alone(path.name):
             ingest = FileIngest(
                 descriptor,
-                self._ingest_path(digest),
-                self.path(digest),
+                path,
+                self.path(descriptor.digest),
                 lambda path, info: self._publish(path, info, lease),
             )
             try:
                 await ingest.resume()
                 yield ingest
             finally:
-                ingest.close()
+                await ingest.close()
+
+    @asynccontextmanager
+    async def spool(self, algorithm: str, lease: Lease) -> AsyncIterator[FileSpool]:
+        """See `ContentStore.spool`."""
+        path = self._ingests / f"put-{uuid.uuid4().hex}"
+        spool = await on_disk(
+            lambda: FileSpool(path, algorithm, lambda at, info: self._publish(at, info, lease)),
+            unwanted=FileSpool.close,
+        )
+        try:
+            yield spool
         finally:
-            del self._writing[digest]
-            ended.set()
+            await to_the_end(on_disk(spool.close))
 
     async def put(self, digest: Digest, data: bytes, lease: Lease) -> None:
         """See `ContentStore.put`."""
-        with told_as_no_space(f"blob {digest}", self._ingests):
-            path = _spool(self._ingests, data)
-        try:
-            await self._publish(path, BlobInfo(digest, len(data)), lease)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+        path = self._ingests / f"put-{uuid.uuid4().hex}"
+        with told_as_no_space(f"blob {digest} in {self._ingests}"):
+            try:
+                await to_the_end(on_disk(lambda: _spool(path, data)))
+                await self._publish(path, BlobInfo(digest, len(data)), lease)
+            except BaseException:
+                await to_the_end(on_disk(lambda: path.unlink(missing_ok=True)))
+                raise
 
     async def reclaim(self, digests: Sequence[Digest]) -> None:
         """See `ContentStore.reclaim`. Writes no row: it must work on a full disk."""
@@ -145,23 +183,33 @@ class FileContentStore:
 
     async def reap(self) -> None:
         """See `ContentStore.reap`."""
-        for path in await self.orphans():
-            self._trash.put(path)
-        for stray in self._ingests.glob("put-*"):
-            stray.unlink()
+        await on_disk(self._close_files)
+        strays = await self.orphans()
+        await on_disk(lambda: self._throw_away(strays))
         await self.notice_lost()
+
+    def _throw_away(self, strays: Sequence[Path]) -> None:
+        for path in strays:
+            self._trash.put(path)
+        for spooled in self._ingests.glob("put-*"):
+            spooled.unlink()
+
+    def _close_files(self) -> None:
+        """An earlier version of the program let others read them."""
+        for path in (*self._blobs.glob("*/*"), *self._ingests.iterdir()):
+            close_to_others(path)
 
     async def adopt(self, lease: Lease) -> None:
         """See `ContentStore.adopt`."""
         for path in await self.orphans():
             digest = Digest(f"{path.parent.name}:{path.name}")
             if await self.verify(digest):
-                size = path.stat().st_size
-                await self._database.write(
-                    lambda db, digest=digest, size=size: blobs.insert(db, digest, size, lease)  # type: ignore[misc]
-                )
+                await self._database.write(partial(self._insert, path, digest, lease))
             else:
-                self._trash.put(path)
+                await on_disk(partial(self._trash.put, path))
+
+    def _insert(self, path: Path, digest: Digest, lease: Lease, db: sqlite3.Connection) -> None:
+        blobs.insert(db, digest, path.stat().st_size, lease)
 
     async def notice_lost(self) -> None:
         """See `ContentStore.notice_lost`."""
@@ -191,34 +239,66 @@ class FileContentStore:
 
         return await self._database.read(find)
 
-    def partial(self, digest: Digest) -> int:
+    async def partial(self) -> tuple[int, int]:
         """See `ContentStore.partial`."""
-        try:
-            return self._ingest_path(digest).stat().st_size
-        except FileNotFoundError:
-            return 0
 
-    def drop_ingests(self, *, max_seconds: float, max_bytes: int) -> tuple[int, int]:
+        def measure() -> tuple[int, int]:
+            sizes = [_size(path) for path in self._ingests.iterdir()]
+            return len(sizes), sum(sizes)
+
+        return await on_disk(measure)
+
+    async def partial_bytes(self, blobs: Sequence[Descriptor]) -> int:
+        """See `ContentStore.partial_bytes`."""
+        return await on_disk(
+            lambda: sum(min(_size(self._ingest_path(blob)), blob.size) for blob in blobs)
+        )
+
+    async def drop_ingests(self, *, max_seconds: float, max_bytes: int) -> tuple[int, int]:
         """See `ContentStore.drop_ingests`."""
+        busy = set(self._writing)
+        old = await on_disk(lambda: self._old_ingests(busy, max_seconds, max_bytes))
+        dropped = {path: size for path, size in old.items() if _owner(path) not in self._writing}
+        with ExitStack() as alone:
+            for name in set(map(_owner, dropped)):
+                alone.enter_context(self._alone(name))
+            await to_the_end(on_disk(lambda: _unlink(dropped)))
+        return len(dropped), sum(dropped.values())
+
+    def _old_ingests(
+        self, busy: Collection[str], max_seconds: float, max_bytes: int
+    ) -> dict[Path, int]:
+        """Those that are to go, and their sizes."""
         idle = sorted(
             (
                 (entry.stat().st_mtime, entry.stat().st_size, Path(entry.path))
                 for entry in os.scandir(self._ingests)
-                if not entry.name.startswith("put-") and _digest_of(entry.name) not in self._writing
+                if not entry.name.startswith("put-") and _owner(Path(entry.path)) not in busy
             ),
             reverse=True,
         )
-        kept = count = removed = 0
+        kept, old = 0, {}
         for modified, size, path in idle:
             kept += size
             if kept > max_bytes or modified <= time.time() - max_seconds:
-                path.unlink(missing_ok=True)
-                count += 1
-                removed += size
-        return count, removed
+                old[path] = size
+        return old
 
-    def _ingest_path(self, digest: Digest) -> Path:
-        return self._ingests / f"{digest.algorithm}-{digest.hex}"
+    @contextmanager
+    def _alone(self, name: str) -> Iterator[None]:
+        """Be the only one at work with an ingest. Whoever enters has seen that nobody is."""
+        ended = self._writing[name] = asyncio.Event()
+        try:
+            yield
+        finally:
+            del self._writing[name]
+            ended.set()
+
+    def _ingest_path(self, descriptor: Descriptor, *, beside: bool = False) -> Path:
+        """Not the same for two claims of a blob's size: one of them is a lie."""
+        digest = descriptor.digest
+        name = f"{digest.algorithm}-{digest.hex}-{descriptor.size}"
+        return self._ingests / (f"{name}-beside" if beside else name)
 
     async def _publish(self, path: Path, info: BlobInfo, lease: Lease) -> None:
         # The rename happens in the transaction, so that `reclaim` sees both or neither. A caller
@@ -247,17 +327,24 @@ def _read(file: BinaryIO, size: int) -> bytes:
         return b""
 
 
-def _digest_of(ingest_name: str) -> Digest:
-    return Digest(ingest_name.replace("-", ":", 1))
+def _spool(path: Path, data: bytes) -> None:
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(data)
 
 
-def _spool(directory: Path, data: bytes) -> Path:
-    fd, name = tempfile.mkstemp(dir=directory, prefix="put-")
+def _owner(path: Path) -> str:
+    """The ingest that a file belongs to."""
+    return path.name.removesuffix(ANEW)
+
+
+def _size(path: Path) -> int:
+    """0 where there is no file."""
     try:
-        with open(fd, "wb") as file:
-            os.fchmod(fd, 0o644)
-            file.write(data)
-    except BaseException:
-        os.unlink(name)
-        raise
-    return Path(name)
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _unlink(paths: Iterable[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import asdict
 
-from cri_imaged.images.check import Event, Problem, Progress, Summary
+from cri_imaged.images.health.problems import Event, Progress, Summary
 from cri_imaged.images.store import Image
 from cri_imaged.images.usage import FilesystemUsage
+from cri_imaged.obs.tracing import Origin
 from cri_imaged.ports import Credentials
 from cri_imaged.rpc.node.v1 import node_pb2 as node
 from cri_imaged.rpc.runtime.v1 import api_pb2 as cri
 
+_TRACEPARENT = re.compile(
+    r"(?!ff)[0-9a-f]{2}-(?P<trace>[0-9a-f]{32})-(?P<span>[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})(?:-.*)?"
+)
+_POD_CHARACTERS = 520
+"""Two DNS names and what is between them: Kubernetes has no longer ones."""
 
-def image_message(image: Image) -> cri.Image:
-    """An image as ListImages and ImageStatus show it."""
+
+def image_message(image: Image, shown_id: str) -> cri.Image:
+    """An image as ListImages and ImageStatus show it, under the ID that the clients know."""
     uid, username = user_of(image.record.user)
     return cri.Image(
-        id=image.id,
+        id=shown_id,
         repo_tags=image.repo_tags,
         repo_digests=image.repo_digests,
         size=image.record.size,
         uid=None if uid is None else cri.Int64Value(value=uid),
         username=username,
-        spec=cri.ImageSpec(image=image.id, runtime_handler=image.record.handler),
+        spec=cri.ImageSpec(image=shown_id, runtime_handler=image.record.handler),
         pinned=image.pinned,
     )
 
@@ -46,10 +55,25 @@ def credentials_of(auth: cri.AuthConfig) -> Credentials | None:
         username=auth.username,
         password=auth.password,
         auth=auth.auth,
-        identity_token=auth.identity_token,
-        registry_token=auth.registry_token,
+        identitytoken=auth.identity_token,
+        registrytoken=auth.registry_token,
         server_address=auth.server_address,
     )
+
+
+def pod_of(sandbox: cri.PodSandboxConfig) -> str:
+    """`namespace/name` of the pod that an image is pulled for; empty where it is not said."""
+    pod = sandbox.metadata
+    return f"{pod.namespace}/{pod.name}"[:_POD_CHARACTERS] if pod.name else ""
+
+
+def trace_of(metadata: Iterable[tuple[str, str | bytes]]) -> Origin | None:
+    """A client's trace (W3C Trace Context, `traceparent`); None where it sends none, or no valid
+    one."""
+    found = _TRACEPARENT.fullmatch(str(dict(metadata).get("traceparent", "")))
+    if not found or not int(found["trace"], 16) or not int(found["span"], 16):
+        return None
+    return Origin(found["trace"], found["span"], bool(int(found["flags"], 16) & 1))
 
 
 def usage_message(entry: FilesystemUsage) -> cri.FilesystemUsage:
@@ -67,7 +91,13 @@ def event_message(event: Event) -> node.CheckStoreResponse:
     match event:
         case Progress():
             return node.CheckStoreResponse(progress=node.CheckProgress(**asdict(event)))
-        case Problem():
-            return node.CheckStoreResponse(problem=node.CheckProblem(**asdict(event)))
         case Summary():
             return node.CheckStoreResponse(summary=node.CheckSummary(**asdict(event)))
+    problem = node.CheckProblem(
+        kind=event.kind,
+        subject=event.subject,
+        description=event.description,
+        images=event.images,
+        repaired=event.repaired,
+    )
+    return node.CheckStoreResponse(problem=problem)

@@ -4,27 +4,41 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import structlog
+from msgspec.structs import replace
 
 from cri_imaged.cri import convert
-from cri_imaged.errors import InvalidRequestError, LimitExceededError
+from cri_imaged.cri.names import ClientNames
+from cri_imaged.cri.ready import ReadyImages
+from cri_imaged.errors import LimitExceededError
+from cri_imaged.images.handlers import SANDBOX_ANNOTATION
 from cri_imaged.images.inspect import Inspector
-from cri_imaged.images.pull import Puller
+from cri_imaged.images.pull.puller import Puller
 from cri_imaged.images.remove import Remover
+from cri_imaged.images.reports import Cause
 from cri_imaged.images.store import Image, ImageStore
 from cri_imaged.images.usage import UsageMeter
-from cri_imaged.limits import Limits
-from cri_imaged.obs.metrics import Metrics
+from cri_imaged.oci.reference import DOCKER_HUB
 from cri_imaged.rpc.runtime.v1 import api_pb2 as cri
-from cri_imaged.rpc.runtime.v1 import api_pb2_grpc
 
 _BATCH = 100
 
 
-class ImageService(api_pb2_grpc.ImageServiceServicer):
-    """Converts, calls the use cases, converts back."""
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """How clients want to be answered."""
+
+    max_bytes: int
+    """Of one message."""
+    hex_ids: bool
+    """Whether image IDs are shown without their algorithm."""
+
+
+class ImageService:
+    """Converts, calls the use cases, converts back. What shows images is answered as bytes: see
+    `cri_imaged.cri.ready`."""
 
     def __init__(
         self,
@@ -34,75 +48,83 @@ class ImageService(api_pb2_grpc.ImageServiceServicer):
         store: ImageStore,
         inspector: Inspector,
         meter: UsageMeter,
-        metrics: Metrics,
-        limits: Limits,
-        max_send_bytes: int,
+        names: ClientNames,
+        answers: Answers,
     ) -> None:
         self._puller = puller
         self._remover = remover
         self._store = store
         self._inspector = inspector
         self._meter = meter
-        self._metrics = metrics
-        self._limits = limits
-        self._max_send_bytes = max_send_bytes
+        self._names = names
+        self._answers = answers
+        self._ready = ReadyImages(store, self._shown_id)
 
     async def PullImage(  # noqa: N802
         self, request: cri.PullImageRequest, context: Any
     ) -> cri.PullImageResponse:
         """Pull, with this request's own credentials."""
-        with self._metrics.pulling() as counted:
-            name = self._name(request.image)
-            structlog.contextvars.bind_contextvars(reference=name)
-            pulled = await self._puller.pull(
-                name, request.image.runtime_handler, convert.credentials_of(request.auth)
-            )
-            counted.succeeded(pulled.image.record.size)
-        await self._meter.measure()
-        structlog.contextvars.bind_contextvars(
-            image_id=pulled.image.id,
-            repo_tag="" if pulled.reference.digest else str(pulled.reference),
-            repo_digest=pulled.repo_digest,
-            size=pulled.image.record.size,
-            bytes_fetched=pulled.received,
+        handler = self._puller.handlers.asked_for(
+            request.image.runtime_handler,
+            request.sandbox_config.annotations.get(SANDBOX_ANNOTATION, ""),
         )
-        return cri.PullImageResponse(image_ref=pulled.image.id)
+        name, given = self._name(request.image), convert.credentials_of(request.auth)
+        if given is not None and name != request.image.image and not given.server_address:
+            # The kubelet knows no alias of ours: this is a pull secret for Docker Hub.
+            given = replace(given, server_address=DOCKER_HUB)
+        pulled = await self._puller.pull(
+            name,
+            handler.name,
+            given,
+            Cause(
+                convert.pod_of(request.sandbox_config),
+                convert.trace_of(context.invocation_metadata() or ()),
+            ),
+        )
+        return cri.PullImageResponse(image_ref=self._shown_id(pulled.image))
 
     async def ImageStatus(  # noqa: N802
         self, request: cri.ImageStatusRequest, context: Any
-    ) -> cri.ImageStatusResponse:
-        """One image, or none without an error."""
+    ) -> bytes:
+        """An ImageStatusResponse: one image, or none without an error."""
         image = self._store.get(self._name(request.image), request.image.runtime_handler)
         if image is None:
-            return cri.ImageStatusResponse()
-        response = cri.ImageStatusResponse(image=convert.image_message(image))
+            return b""
+        response = self._ready.of(image)
         if request.verbose:
-            config = await self._inspector.config(image)
-            response.info["info"] = json.dumps(
-                {"chainID": image.record.chain_id or "", "imageSpec": config}
-            )
+            async with self._inspector.details(image) as details:
+                # The config as it stands: to read and write a large one anew holds up all others.
+                rest = {
+                    "chainID": image.record.chain_id or "",
+                    "warnings": details.warnings,
+                    "labels": details.labels,
+                    "content": [asdict(each) for each in details.content],
+                }
+                info = f'{json.dumps(rest)[:-1]}, "imageSpec": {details.config}}}'
+                response += cri.ImageStatusResponse(info={"info": info}).SerializeToString()
         return response
 
     async def ListImages(  # noqa: N802
         self, request: cri.ListImagesRequest, context: Any
-    ) -> cri.ListImagesResponse:
-        """All images that match the filter, in one message."""
-        response = cri.ListImagesResponse(images=self._list(request.filter))
-        if response.ByteSize() > self._max_send_bytes:
+    ) -> bytes:
+        """A ListImagesResponse: all images that match the filter, in one message."""
+        found = self._list(request.filter)
+        response = b"".join(found)
+        if len(response) > self._answers.max_bytes:
             raise LimitExceededError(
-                f"the list of {len(response.images)} images has {response.ByteSize()} bytes, limit "
-                f"{self._max_send_bytes} (grpc.max_send_message_size); ask by StreamImages, "
+                f"the list of {len(found)} images has {len(response)} bytes, limit "
+                f"{self._answers.max_bytes} (grpc.max_send_message_size); ask by StreamImages, "
                 "or for fewer by a filter"
             )
         return response
 
     async def StreamImages(  # noqa: N802
         self, request: cri.StreamImagesRequest, context: Any
-    ) -> AsyncIterator[cri.StreamImagesResponse]:
+    ) -> AsyncIterator[bytes]:
         """As ListImages, in batches of any total size (KEP-5825)."""
         found = self._list(request.filter)
         for start in range(0, len(found), _BATCH):
-            yield cri.StreamImagesResponse(images=found[start : start + _BATCH])
+            yield b"".join(found[start : start + _BATCH])
 
     async def RemoveImage(  # noqa: N802
         self, request: cri.RemoveImageRequest, context: Any
@@ -116,23 +138,18 @@ class ImageService(api_pb2_grpc.ImageServiceServicer):
     ) -> cri.ImageFsInfoResponse:
         """The last measurement, at once."""
         return cri.ImageFsInfoResponse(
-            image_filesystems=[convert.usage_message(entry) for entry in self._meter.entries]
+            image_filesystems=[convert.usage_message(entry) for entry in self._meter.entries],
+            container_filesystems=[convert.usage_message(each) for each in self._meter.containers],
         )
 
-    def _list(self, wanted: cri.ImageFilter) -> list[cri.Image]:
-        name = wanted.image.image
-        images: list[Image] = self._store.all()
-        if name:
-            found = self._store.get(self._checked(name), wanted.image.runtime_handler)
-            images = [image for image in images if found and image.id == found.id]
-        return [convert.image_message(image) for image in images]
+    def _list(self, wanted: cri.ImageFilter) -> list[bytes]:
+        if not wanted.image.image:
+            return list(self._ready.all())
+        found = self._store.get(self._name(wanted.image), wanted.image.runtime_handler)
+        return [self._ready.of(image) for image in self._store.of(found.id)] if found else []
+
+    def _shown_id(self, image: Image) -> str:
+        return image.id.hex if self._answers.hex_ids else image.id
 
     def _name(self, spec: cri.ImageSpec) -> str:
-        return self._checked(spec.image)
-
-    def _checked(self, name: str) -> str:
-        if len(name.encode()) > self._limits.reference_bytes:
-            raise InvalidRequestError(
-                f"image reference of {len(name)} characters, limit {self._limits.reference_bytes}"
-            )
-        return name
+        return self._names.read(spec.image)

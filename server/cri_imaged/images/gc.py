@@ -5,47 +5,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict
 
 import structlog
 
-from cri_imaged.images.shielded import to_the_end
+from cri_imaged.disk import on_disk
+from cri_imaged.images.events import Events, GarbageCollected
+from cri_imaged.images.stores import Stores
+from cri_imaged.images.volume import Volume
 from cri_imaged.limits import Limits
-from cri_imaged.metadata import images, leases
-from cri_imaged.metadata.database import Database
-from cri_imaged.metadata.images import Garbage
-from cri_imaged.ports import ContentStore, Snapshotter
+from cri_imaged.metadata import garbage, leases
+from cri_imaged.metadata.garbage import Garbage
+from cri_imaged.oci.digest import Digest
+from cri_imaged.shielding import to_the_end
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Collected:
-    """What a collection removed."""
-
-    blobs: int
-    snapshots: int
-    bytes: int
 
 
 class GarbageCollector:
     """Collects when asked, and in the background when something was given up."""
 
-    def __init__(
-        self,
-        database: Database,
-        content: ContentStore,
-        snapshotters: Mapping[str, Snapshotter],
-        limits: Limits,
-        drain: Callable[[], Awaitable[None]],
-    ) -> None:
-        """`drain` waits until what was thrown away is gone from the disk."""
-        self._database = database
-        self._content = content
-        self._snapshotters = snapshotters
+    def __init__(self, stores: Stores, limits: Limits, disk: Volume, events: Events) -> None:
+        self._events = events
+        self._stores = stores
+        self._disk = disk
         self._limits = limits
-        self._drain = drain
         self._wanted = asyncio.Event()
         self.quiet = asyncio.Lock()
         """Held while a collection runs: whoever holds it sees rows and files in agreement."""
@@ -65,53 +49,66 @@ class GarbageCollector:
             except Exception:
                 log.exception("garbage collection failed; it is tried again later")
 
-    async def collect_now(self, *, resumable: bool) -> Collected:
-        """Collect, and wait until the disk space is back."""
-        collected = await self.collect(resumable=resumable)
-        await self._drain()
+    async def collect_now(self, *, resumable: bool) -> GarbageCollected:
+        """Collect, and wait until the disk space is back. Where space is short, what unfinished
+        pulls left behind goes too."""
+        short = await on_disk(self._disk.is_short)
+        collected = await self.collect(resumable=resumable or short)
+        await self._stores.trash.drain()
         return collected
 
-    async def collect(
-        self,
-        *,
-        resumable: bool = False,
-        first: Callable[[sqlite3.Connection], None] = lambda db: None,
-    ) -> Collected:
-        """Remove what nothing needs, after `first` in the same transaction; with `resumable` also
-        what unfinished pulls left behind."""
+    async def remove(self, image_id: Digest, handler: str) -> None:
+        """Forget an image, and remove what only it needed; where space is short, all that nothing
+        needs, and what unfinished pulls left behind."""
+        short = await on_disk(self._disk.is_short)
+        async with self.quiet:
+            await to_the_end(self._remove(image_id, handler))
+        if short:
+            await self.collect(resumable=True)
+
+    async def collect(self, *, resumable: bool = False) -> GarbageCollected:
+        """Remove what nothing needs; with `resumable` also what unfinished pulls left behind."""
         async with self.quiet:
             # Rows that are gone while their files stay would be a leak until the next start.
-            return await to_the_end(self._collect(resumable, first))
+            return await to_the_end(self._collect(resumable))
 
-    async def _collect(
-        self, resumable: bool, first: Callable[[sqlite3.Connection], None]
-    ) -> Collected:
+    async def _remove(self, image_id: Digest, handler: str) -> None:
+        swept = await self._stores.database.write(
+            lambda db: garbage.sweep_image(db, image_id, handler), durable=True
+        )
+        await self._reclaim(swept)
+        self._tell(GarbageCollected(len(swept.blobs), swept.snapshot_count, swept.bytes))
+
+    async def _collect(self, resumable: bool) -> GarbageCollected:
         max_seconds = 0.0 if resumable else self._limits.resumable_seconds
-        max_bytes = 0 if resumable else self._limits.resumable_bytes
+        limit = self._limits.resumable_bytes
+        allowed = await on_disk(lambda: self._disk.resumable_bytes(limit))
+        max_bytes = 0 if resumable else allowed
 
         def sweep(db: sqlite3.Connection) -> Garbage:
-            first(db)
             leases.expire(db, max_seconds=max_seconds)
             leases.shrink(db, max_bytes=max_bytes)
-            return images.sweep(db)
+            return garbage.sweep(db)
 
-        garbage = await self._database.write(sweep, durable=True)
-        partial, partial_bytes = self._content.drop_ingests(
+        swept = await self._stores.database.write(sweep, durable=True)
+        partial, partial_bytes = await self._stores.content.drop_ingests(
             max_seconds=max_seconds, max_bytes=max_bytes
         )
-        await self._content.reclaim(garbage.blobs)
-        for name, ids in garbage.snapshots.items():
-            await self._snapshotters[name].reclaim(ids)
-        collected = Collected(
-            blobs=len(garbage.blobs) + partial,
-            snapshots=sum(len(ids) for ids in garbage.snapshots.values()),
-            bytes=garbage.bytes + partial_bytes,
+        await self._reclaim(swept)
+        collected = GarbageCollected(
+            blobs=len(swept.blobs) + partial,
+            snapshots=swept.snapshot_count,
+            bytes=swept.bytes + partial_bytes,
         )
-        if collected.blobs or collected.snapshots:
-            log.info(
-                "garbage collected",
-                blobs=collected.blobs,
-                snapshots=collected.snapshots,
-                bytes=collected.bytes,
-            )
+        self._tell(collected)
         return collected
+
+    async def _reclaim(self, swept: Garbage) -> None:
+        await self._stores.content.reclaim(swept.blobs)
+        for name, tokens in swept.snapshots.items():
+            await self._stores.snapshotters[name].reclaim(tokens)
+
+    def _tell(self, collected: GarbageCollected) -> None:
+        self._events.publish(collected)
+        if collected.blobs or collected.snapshots:
+            log.info("garbage collected", **asdict(collected))

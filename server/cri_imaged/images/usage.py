@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
+from cri_imaged.errors import NotFoundError
 from cri_imaged.metadata import blobs
 from cri_imaged.metadata.database import Database
-from cri_imaged.ports import Usage
+from cri_imaged.ports import RuntimeSnapshots, SnapshotKind, Snapshotter, Usage
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class FilesystemUsage:
-    """One snapshotter's part of the image file system."""
+    """What is kept in one snapshotter's directory."""
 
     mountpoint: Path
     usage: Usage
@@ -30,21 +31,37 @@ class FilesystemUsage:
 
 class UsageMeter:
     """The figures of ImageFsInfo: one entry for each snapshotter, the default one first. The
-    first entry also counts the content store."""
+    first entry also counts the content store. Containers' (KEP-4191) are apart."""
 
-    def __init__(self, root: Path, snapshotters: Sequence[str], database: Database) -> None:
-        self._root = root
+    def __init__(self, snapshotters: Sequence[Snapshotter], database: Database) -> None:
         self._snapshotters = snapshotters
         self._database = database
+        self._runtime: Mapping[str, RuntimeSnapshots] = {}
         self.entries: tuple[FilesystemUsage, ...] = ()
+        self.containers: tuple[FilesystemUsage, ...] = ()
+        """What containers have written, where a runtime runs them from these snapshots."""
+
+    def watch(self, runtime: Mapping[str, RuntimeSnapshots]) -> None:
+        """Measure a runtime's containers, too; `runtime` has its snapshots by the name of the
+        snapshotter that they stand on."""
+        self._runtime = runtime
 
     async def measure(self) -> None:
         """Bring `entries` up to date."""
-        found = await self._database.read(self._read)
+        usages = [await snapshotter.total_usage() for snapshotter in self._snapshotters]
+        content_bytes, content_inodes = await self._database.read(blobs.total_bytes)
+        usages[0] = Usage(usages[0].bytes + content_bytes, usages[0].inodes + content_inodes)
         now = time.time_ns()
         self.entries = tuple(
-            FilesystemUsage(self._root / "snapshots" / name, usage, now)
-            for name, usage in zip(self._snapshotters, found, strict=True)
+            FilesystemUsage(snapshotter.directory, usage, now)
+            for snapshotter, usage in zip(self._snapshotters, usages, strict=True)
+        )
+        self.containers = tuple(
+            [
+                FilesystemUsage(each.directory, await _written(self._runtime[each.name]), now)
+                for each in self._snapshotters
+                if each.name in self._runtime
+            ]
         )
 
     async def run(self, period: float) -> None:
@@ -56,15 +73,12 @@ class UsageMeter:
             except Exception:
                 log.exception("could not measure the disk usage; it is tried again later")
 
-    def _read(self, db: sqlite3.Connection) -> list[Usage]:
-        usages = []
-        for name in self._snapshotters:
-            row = db.execute(
-                "SELECT coalesce(sum(bytes), 0), coalesce(sum(inodes), 0) FROM snapshots"
-                " WHERE snapshotter = ?",
-                (name,),
-            ).fetchone()
-            usages.append(Usage(row[0], row[1]))
-        content_bytes, content_inodes = blobs.total_bytes(db)
-        usages[0] = Usage(usages[0].bytes + content_bytes, usages[0].inodes + content_inodes)
-        return usages
+
+async def _written(snapshots: RuntimeSnapshots) -> Usage:
+    total = Usage(0, 0)
+    for each in await snapshots.list():
+        if each.kind is SnapshotKind.ACTIVE:
+            with contextlib.suppress(NotFoundError):  # it just ended
+                usage = await snapshots.usage(each.name)
+                total = Usage(total.bytes + usage.bytes, total.inodes + usage.inodes)
+    return total

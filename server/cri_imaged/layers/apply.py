@@ -1,23 +1,20 @@
-"""The one pass over a layer: decompress, hash, read the archive, fill the directory."""
+"""The one pass over a decoded layer: hash it, read the archive, fill the sink."""
 
 from __future__ import annotations
 
+import _thread
 import errno
 import hashlib
-import queue
-import threading
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from cri_imaged.errors import CorruptContentError, LimitExceededError, NoSpaceError
-from cri_imaged.layers.decompress import decompress
-from cri_imaged.layers.entry import Entry, shown
-from cri_imaged.layers.ledger import Seal
-from cri_imaged.layers.sink import DirectorySink
-from cri_imaged.layers.tar import TarReader
+from cri_imaged.full_disk import is_full
+from cri_imaged.layers.sinks.sink import LayerSink, Sealable
+from cri_imaged.layers.tar.entry import Entry, shown
+from cri_imaged.layers.tar.reader import TarReader
+from cri_imaged.layers.thread import Thread
 from cri_imaged.limits import Limits
-
-_CHUNKS_AHEAD = 4
 
 
 class Result(NamedTuple):
@@ -26,57 +23,86 @@ class Result(NamedTuple):
     diff_id: str
     size: int
     entries: int
-    seal: Seal
+    sealable: Sealable
     unended: bytes
 
 
 class _Hash:
-    """The digest of the chunks it is given, taken in a thread of its own: hashing needs no
-    interpreter lock, so it costs no time where a second core is free."""
+    """The digest of the chunks it is given; `aside`: taken in a thread of its own. Hashing needs no
+    interpreter lock, so it costs no time then where a second core is free."""
 
-    def __init__(self, algorithm: str) -> None:
+    def __init__(self, algorithm: str, *, aside: bool) -> None:
         self._hasher = hashlib.new(algorithm)
-        self._chunks: queue.Queue[bytes] = queue.Queue(_CHUNKS_AHEAD)
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._chunk = b""
+        self._taken = _thread.allocate_lock()
+        self._given = _thread.allocate_lock()
+        self._thread = Thread(self._run) if aside else None
 
     def __enter__(self) -> _Hash:
-        self._thread.start()
+        if self._thread:
+            self._given.acquire()
+            self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._chunks.put(b"")
-        self._thread.join()
+        if self._thread:
+            self._give(b"")
+            self._thread.join()
 
     def update(self, chunk: bytes) -> None:
         """Feed a non-empty chunk."""
-        self._chunks.put(chunk)
+        if self._thread:
+            self._give(chunk)
+        else:
+            self._hasher.update(chunk)
 
     def hexdigest(self) -> str:
         """Of all chunks, after the end of its `with`."""
         return self._hasher.hexdigest()
 
+    def _give(self, chunk: bytes) -> None:
+        self._taken.acquire()
+        self._chunk = chunk
+        self._given.release()
+
     def _run(self) -> None:
-        while chunk := self._chunks.get():
+        while True:
+            self._given.acquire()
+            chunk = self._chunk
+            self._taken.release()
+            if not chunk:
+                return
             self._hasher.update(chunk)
 
 
 def apply_layer(
-    source: Iterable[bytes], media_type: str, algorithm: str, sink: DirectorySink, limits: Limits
+    stream: Iterable[bytes],
+    algorithm: str,
+    sink: LayerSink,
+    limits: Limits,
+    *,
+    hash_aside: bool = True,
 ) -> Result:
-    """Apply the layer whose bytes `source` gives. `algorithm` is the diffID's.
+    """Apply the layer whose uncompressed `stream` is given. `algorithm` is the diffID's;
+    `hash_aside`: take that in a thread, which is not worth its start for a small layer.
 
     Raises:
         CorruptContentError, UnsupportedContentError, LimitExceededError, NoSpaceError
         OSError: anything else that the disk answers.
     """
     reader = TarReader(limits)
-    hasher = _Hash(algorithm)
+    hasher = _Hash(algorithm, aside=hash_aside)
     size = 0
     current: Entry | None = None
     try:
         with hasher:
-            for chunk in decompress(source, media_type, limits):
+            for chunk in stream:
                 size += len(chunk)
+                if size > limits.layer_bytes:
+                    raise LimitExceededError(
+                        f"layer is larger than {limits.layer_bytes} bytes uncompressed "
+                        "(layer_bytes)"
+                    )
                 hasher.update(chunk)
                 for entry, data in reader.feed(chunk):
                     if entry is not None:
@@ -86,18 +112,18 @@ def apply_layer(
                         sink.write(data)
             current = None
             unended = reader.finish()
-            seal = sink.finish()
+            sealable = sink.finish()
     except OSError as error:
         raise _explained(error, current) from error
-    return Result(f"{algorithm}:{hasher.hexdigest()}", size, reader.entries, seal, unended)
+    return Result(f"{algorithm}:{hasher.hexdigest()}", size, reader.entries, sealable, unended)
 
 
 def _explained(error: OSError, entry: Entry | None) -> Exception:
     where = f"entry {shown(entry.name)} at offset {entry.offset}" if entry else "its end"
     what = f"layer: {where}: {error.strerror}"
+    if is_full(error):
+        return NoSpaceError(what)
     match error.errno:
-        case errno.ENOSPC | errno.EDQUOT:
-            return NoSpaceError(what)
         case errno.ENAMETOOLONG | errno.EMLINK | errno.EINVAL:
             return CorruptContentError(what)
         case errno.EFBIG:

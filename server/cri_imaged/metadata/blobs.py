@@ -46,10 +46,8 @@ def all_present(db: sqlite3.Connection) -> dict[Digest, int]:
 
 def total_bytes(db: sqlite3.Connection) -> tuple[int, int]:
     """Bytes and number of the blobs that are present."""
-    row = db.execute(
-        "SELECT coalesce(sum(size), 0), count(*) FROM blobs WHERE state = 'present'"
-    ).fetchone()
-    return row[0], row[1]
+    row = db.execute("SELECT bytes, inodes FROM totals WHERE store = ''").fetchone()
+    return row["bytes"], row["inodes"]
 
 
 def lost(db: sqlite3.Connection, digests: Iterable[Digest]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import dataclass
 
+from cri_imaged.metadata import snapshots
 from cri_imaged.oci.digest import Digest
 
 
@@ -28,10 +29,10 @@ class Volatile:
 def volatile(db: sqlite3.Connection) -> Volatile:
     """Every row that is not durable, of finished work."""
     blobs = db.execute("SELECT digest FROM blobs WHERE NOT durable AND state = 'present'")
-    snapshots = db.execute("SELECT id FROM snapshots WHERE NOT durable AND chain_id IS NOT NULL")
+    unpacked = db.execute("SELECT id FROM snapshots WHERE NOT durable AND chain_id IS NOT NULL")
     return Volatile(
         frozenset(Digest(row["digest"]) for row in blobs),
-        frozenset(row["id"] for row in snapshots),
+        frozenset(row["id"] for row in unpacked),
     )
 
 
@@ -39,6 +40,11 @@ def mark(db: sqlite3.Connection, rows: Volatile) -> None:
     """The files of `rows` have reached the disk. To be run in a durable transaction."""
     db.executemany("UPDATE blobs SET durable = 1 WHERE digest = ?", [(d,) for d in rows.blobs])
     db.executemany("UPDATE snapshots SET durable = 1 WHERE id = ?", [(n,) for n in rows.snapshots])
+
+
+def give_up(db: sqlite3.Connection, rows: Volatile) -> None:
+    """The snapshots of `rows` may be torn: they are lost. Their blobs can be verified instead."""
+    snapshots.lose(db, rows.snapshots)
 
 
 def epoch(db: sqlite3.Connection) -> str | None:

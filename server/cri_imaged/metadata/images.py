@@ -1,56 +1,17 @@
-"""Rows of images and their names, and the sweep of what nothing holds."""
+"""Rows of images and their names. Functions over a connection; `Database` runs them in
+transactions."""
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import time
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 
+from cri_imaged.metadata import snapshots
 from cri_imaged.oci.descriptor import Descriptor
 from cri_imaged.oci.digest import Digest
-
-_CHAIN_IS_WHOLE = """
-    images.snapshot IS NULL OR NOT EXISTS (
-        WITH RECURSIVE chain(id) AS (
-            SELECT images.snapshot
-            UNION SELECT snapshots.parent FROM snapshots JOIN chain USING (id)
-            WHERE snapshots.parent IS NOT NULL
-        )
-        SELECT 1 FROM chain JOIN snapshots USING (id) WHERE snapshots.chain_id IS NULL
-    )
-"""
-_BLOBS_ARE_THERE = """
-    NOT EXISTS (
-        SELECT 1 FROM image_blobs JOIN blobs ON blobs.digest = image_blobs.blob
-        WHERE image_blobs.image = images.id AND blobs.state = 'lost'
-    )
-"""
-_SELECT = f"""
-    SELECT images.*, snapshots.chain_id, names.name FROM images
-    JOIN names ON names.image = images.id
-    LEFT JOIN snapshots ON snapshots.id = images.snapshot
-    WHERE ({_CHAIN_IS_WHOLE}) AND ({_BLOBS_ARE_THERE})
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class ImageRecord:
-    """One image as a client sees it: all names of one image ID for one runtime handler."""
-
-    image_id: Digest
-    handler: str
-    names: tuple[str, ...]
-    """As stored: image ID, references; unordered."""
-    manifest: Digest
-    size: int
-    """Compressed, in bytes."""
-    user: str
-    snapshotter: str
-    chain_id: Digest | None
-    """Of the topmost layer; None for an image without layers."""
+from cri_imaged.ports import BlobInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +33,6 @@ class NewImage:
     chain_id: Digest | None
 
 
-@dataclass(frozen=True, slots=True)
-class Garbage:
-    """Rows that a sweep has deleted; their files are to be thrown away."""
-
-    blobs: tuple[Digest, ...] = ()
-    snapshots: dict[str, list[int]] = field(default_factory=dict)
-    """IDs by snapshotter, children before parents."""
-    bytes: int = 0
-
-
 def save(db: sqlite3.Connection, image: NewImage) -> None:
     """Make `image` known under its names; a name that meant another image is moved.
 
@@ -91,17 +42,15 @@ def save(db: sqlite3.Connection, image: NewImage) -> None:
     now = time.time()
     snapshot = None
     if image.chain_id is not None:
-        snapshot = db.execute(
-            "SELECT id FROM snapshots WHERE snapshotter = ? AND chain_id = ?",
-            (image.snapshotter, image.chain_id),
-        ).fetchone()
+        snapshot = snapshots.committed(db, image.snapshotter, image.chain_id)
         if snapshot is None:
             raise sqlite3.IntegrityError(f"snapshot {image.chain_id} is not committed")
     (row,) = db.execute(
         "INSERT INTO images (image_id, handler, target, target_type, target_size, manifest,"
         " snapshotter, snapshot, size, user, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
         " ON CONFLICT (handler, target, manifest) DO UPDATE SET"
-        " snapshotter = excluded.snapshotter, snapshot = excluded.snapshot, size = excluded.size"
+        " snapshotter = excluded.snapshotter, snapshot = excluded.snapshot, size = excluded.size,"
+        " imported = 0"
         " RETURNING id",
         (
             image.image_id,
@@ -111,7 +60,7 @@ def save(db: sqlite3.Connection, image: NewImage) -> None:
             image.target.size,
             image.manifest,
             image.snapshotter,
-            snapshot and snapshot["id"],
+            snapshot,
             image.size,
             image.user,
             now,
@@ -132,11 +81,38 @@ def save(db: sqlite3.Connection, image: NewImage) -> None:
     )
 
 
-def find(db: sqlite3.Connection, image_id: Digest, handler: str) -> ImageRecord | None:
-    """The image, or None where it is unknown or not ready."""
-    query = f"{_SELECT} AND images.image_id = ? AND images.handler = ? ORDER BY images.id"
-    records = _group(db.execute(query, (image_id, handler)))
-    return records[0] if records else None
+def imported(db: sqlite3.Connection, handler: str, target: Digest, manifest: Digest) -> None:
+    """An image came from an archive. Saved again by a pull, it is a registry's."""
+    db.execute(
+        "UPDATE images SET imported = 1 WHERE handler = ? AND target = ? AND manifest = ?",
+        (handler, target, manifest),
+    )
+
+
+def add_name(db: sqlite3.Connection, name: str, handler: str, target: Digest, new: str) -> bool:
+    """Have `new` mean the image that `name` means; False where that is none, or is not of this
+    `target`."""
+    added = db.execute(
+        "INSERT INTO names (name, handler, image, updated)"
+        " SELECT ?1, names.handler, image, ?2 FROM names JOIN images ON images.id = image"
+        " WHERE name = ?3 AND names.handler = ?4 AND target = ?5"
+        " ON CONFLICT (name, handler) DO UPDATE SET image = excluded.image, updated = ?2",
+        (new, time.time(), name, handler, target),
+    )
+    return added.rowcount > 0
+
+
+def repository_has(db: sqlite3.Connection, repository: str, digest: Digest) -> bool:
+    """Whether an image that is named after `repository` (`registry/path`) links a blob."""
+    # By its few names, not by the many images that share a base layer: CROSS JOIN keeps the order.
+    return any(
+        db.execute(
+            "SELECT 1 FROM names CROSS JOIN image_blobs USING (image)"
+            " WHERE name > ? AND name < ? AND blob = ? LIMIT 1",
+            (repository + mark, repository + chr(ord(mark) + 1), digest),
+        ).fetchone()
+        for mark in ":@"
+    )
 
 
 def owners(db: sqlite3.Connection, names: Iterable[str], handler: str) -> set[Digest]:
@@ -159,56 +135,16 @@ def target(db: sqlite3.Connection, name: str) -> Descriptor | None:
     return row and Descriptor(row["target_type"], Digest(row["target"]), row["target_size"])
 
 
-def all_ready(db: sqlite3.Connection) -> list[ImageRecord]:
-    """Every image whose content and snapshots are all there."""
-    return _group(db.execute(f"{_SELECT} ORDER BY images.id"))
-
-
-@dataclass(frozen=True, slots=True)
-class DamagedImage:
-    """An image that has names but is not ready."""
-
-    row: int
-    image_id: Digest
-    handler: str
-    manifest: Digest
-    snapshotter: str
-    names: tuple[str, ...]
-
-
-def damaged(db: sqlite3.Connection) -> list[DamagedImage]:
-    """Images that are known but not ready."""
-    query = (
-        "SELECT images.*, (SELECT json_group_array(name) FROM names WHERE image = images.id)"
-        f" AS names FROM images WHERE NOT (({_CHAIN_IS_WHOLE}) AND ({_BLOBS_ARE_THERE}))"
-        " AND EXISTS (SELECT 1 FROM names WHERE image = images.id) ORDER BY images.id"
-    )
-    return [
-        DamagedImage(
-            row["id"],
-            Digest(row["image_id"]),
-            row["handler"],
-            Digest(row["manifest"]),
-            row["snapshotter"],
-            tuple(sorted(json.loads(row["names"]))),
-        )
-        for row in db.execute(query)
-    ]
-
-
 def stand_on(db: sqlite3.Connection, image: int, snapshotter: str, chain_id: Digest | None) -> None:
     """An image's snapshots were made anew: let it hold these."""
-    db.execute(
-        "UPDATE images SET snapshot ="
-        " (SELECT id FROM snapshots WHERE snapshotter = ? AND chain_id = ?) WHERE id = ?",
-        (snapshotter, chain_id, image),
-    )
+    snapshot = snapshots.committed(db, snapshotter, chain_id) if chain_id is not None else None
+    db.execute("UPDATE images SET snapshot = ? WHERE id = ?", (snapshot, image))
 
 
-def manifests(db: sqlite3.Connection) -> list[tuple[Digest, Digest]]:
-    """Manifest and image ID of every image."""
-    rows = db.execute("SELECT DISTINCT manifest, image_id FROM images")
-    return [(Digest(row["manifest"]), Digest(row["image_id"])) for row in rows]
+def manifests(db: sqlite3.Connection) -> list[Digest]:
+    """The manifest of every image."""
+    rows = db.execute("SELECT DISTINCT manifest FROM images")
+    return [Digest(row["manifest"]) for row in rows]
 
 
 def users_of_blob(db: sqlite3.Connection, digest: Digest) -> list[str]:
@@ -234,78 +170,69 @@ def users_of_snapshot(db: sqlite3.Connection, snapshotter: str, chain_id: Digest
     return [row["name"] for row in rows]
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What an image held."""
+
+    blobs: frozenset[Digest]
+    snapshots: tuple[int, ...]
+    """The topmost ones."""
+
+
+def held(db: sqlite3.Connection, image_id: Digest, handler: str) -> Held:
+    """What an image holds directly."""
+    rows = db.execute(
+        "SELECT id, manifest, snapshot FROM images WHERE image_id = ? AND handler = ?",
+        (image_id, handler),
+    ).fetchall()
+    blobs = {Digest(row["manifest"]) for row in rows}
+    for row in rows:
+        linked = db.execute("SELECT blob FROM image_blobs WHERE image = ?", (row["id"],))
+        blobs.update(Digest(link["blob"]) for link in linked)
+    tops = {row["snapshot"] for row in rows if row["snapshot"] is not None}
+    return Held(frozenset(blobs), tuple(tops))
+
+
 def remove(db: sqlite3.Connection, image_id: Digest, handler: str) -> None:
-    """Forget an image with all its names. What it held is garbage for the next sweep."""
+    """Forget an image with all its names. What it held may be garbage."""
     ours = "SELECT id FROM images WHERE image_id = ? AND handler = ?"
     db.execute(f"DELETE FROM names WHERE image IN ({ours})", (image_id, handler))
     db.execute("DELETE FROM images WHERE image_id = ? AND handler = ?", (image_id, handler))
 
 
-def detach_snapshots(db: sqlite3.Connection, ids: Iterable[int]) -> None:
-    """Snapshots are lost, and so is every one that stands on them: free their chain IDs."""
-    db.executemany(
-        "WITH RECURSIVE above(id) AS (VALUES (?)"
-        " UNION SELECT snapshots.id FROM snapshots JOIN above ON snapshots.parent = above.id)"
-        " UPDATE snapshots SET chain_id = NULL, durable = 0 WHERE id IN (SELECT id FROM above)"
-        " AND key IS NULL",
-        [(id,) for id in ids],
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """An image as it was pulled: all that is here of what its reference meant."""
+
+    target: Descriptor
+    manifests: tuple[Digest, ...]
+    """One for each platform that was pulled."""
+    blobs: tuple[BlobInfo, ...]
+
+
+def exported(db: sqlite3.Connection, name: str, handler: str) -> Exported | None:
+    """The image that `name`, a reference or an ID as it is stored, means; and what was pulled of
+    the same index for others."""
+    row = db.execute(
+        "SELECT target_type, target, target_size FROM names JOIN images ON images.id = names.image"
+        " WHERE names.name = ? AND names.handler = ?",
+        (name, handler),
+    ).fetchone()
+    if row is None:
+        return None
+    target = (row["target"],)
+    manifests = db.execute(
+        "SELECT DISTINCT manifest FROM images WHERE target = ? ORDER BY id", target
     )
-
-
-def detach_chain(db: sqlite3.Connection, snapshotter: str, chain_id: str) -> None:
-    """As `detach_snapshots`, by chain ID."""
-    rows = db.execute(
-        "SELECT id FROM snapshots WHERE snapshotter = ? AND chain_id = ?", (snapshotter, chain_id)
-    ).fetchall()
-    detach_snapshots(db, [row["id"] for row in rows])
-
-
-def sweep(db: sqlite3.Connection) -> Garbage:
-    """Delete the rows that nothing holds: images without a name, snapshots that no image, view,
-    lease or snapshot stands on, blobs that no image or lease links."""
-    db.execute("DELETE FROM images WHERE NOT EXISTS (SELECT 1 FROM names WHERE image = images.id)")
-    snapshots: dict[str, list[int]] = defaultdict(list)
-    freed = 0
-    while rows := _sweep_snapshots(db):
-        for row in rows:
-            snapshots[row["snapshotter"]].append(row["id"])
-            freed += row["bytes"]
     blobs = db.execute(
-        "DELETE FROM blobs WHERE NOT EXISTS (SELECT 1 FROM image_blobs WHERE blob = digest)"
-        " AND NOT EXISTS (SELECT 1 FROM images WHERE manifest = digest)"
-        " AND NOT EXISTS (SELECT 1 FROM lease_blobs WHERE blob = digest)"
-        " RETURNING digest, size, state"
-    ).fetchall()
-    freed += sum(row["size"] for row in blobs if row["state"] == "present")
-    return Garbage(tuple(Digest(row["digest"]) for row in blobs), dict(snapshots), freed)
-
-
-def _sweep_snapshots(db: sqlite3.Connection) -> Sequence[sqlite3.Row]:
-    return db.execute(
-        "DELETE FROM snapshots WHERE key IS NULL"
-        " AND NOT EXISTS (SELECT 1 FROM snapshots AS child WHERE child.parent = snapshots.id)"
-        " AND NOT EXISTS (SELECT 1 FROM images WHERE snapshot = snapshots.id)"
-        " AND NOT EXISTS (SELECT 1 FROM views WHERE snapshot = snapshots.id)"
-        " AND NOT EXISTS (SELECT 1 FROM lease_snapshots WHERE snapshot = snapshots.id)"
-        " RETURNING id, snapshotter, bytes"
-    ).fetchall()
-
-
-def _group(rows: Iterable[sqlite3.Row]) -> list[ImageRecord]:
-    grouped: dict[tuple[str, str], list[sqlite3.Row]] = defaultdict(list)
-    for row in rows:
-        grouped[row["image_id"], row["handler"]].append(row)
-    return [
-        ImageRecord(
-            image_id=Digest(newest["image_id"]),
-            handler=newest["handler"],
-            names=tuple({row["name"] for row in members}),
-            manifest=Digest(newest["manifest"]),
-            size=newest["size"],
-            user=newest["user"],
-            snapshotter=newest["snapshotter"],
-            chain_id=newest["chain_id"] and Digest(newest["chain_id"]),
-        )
-        for members in grouped.values()
-        for newest in [members[-1]]
-    ]
+        "SELECT DISTINCT blobs.digest, blobs.size, blobs.state FROM images"
+        " JOIN image_blobs ON image_blobs.image = images.id"
+        " JOIN blobs ON blobs.digest = image_blobs.blob WHERE images.target = ?"
+        " ORDER BY blobs.digest",
+        target,
+    )
+    return Exported(
+        Descriptor(row["target_type"], Digest(row["target"]), row["target_size"]),
+        tuple(Digest(each["manifest"]) for each in manifests),
+        tuple(BlobInfo(Digest(each["digest"]), each["size"], each["state"]) for each in blobs),
+    )

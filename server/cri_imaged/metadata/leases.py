@@ -7,7 +7,6 @@ import sqlite3
 import time
 import uuid
 
-from cri_imaged.oci.digest import Digest
 from cri_imaged.ports import Lease
 
 
@@ -57,29 +56,17 @@ def expire(db: sqlite3.Connection, *, max_seconds: float) -> None:
 
 
 def shrink(db: sqlite3.Connection, *, max_bytes: int) -> None:
-    """Drop the oldest resume leases until what they hold is at most `max_bytes`."""
+    """Drop the oldest resume leases until the blobs and snapshots that they hold take at most
+    `max_bytes`."""
     rows = db.execute(
-        "SELECT leases.id, coalesce(sum(blobs.size), 0) AS bytes FROM leases"
-        " LEFT JOIN lease_blobs ON lease_blobs.lease = leases.id"
-        " LEFT JOIN blobs ON blobs.digest = lease_blobs.blob AND blobs.state = 'present'"
-        " WHERE kind = 'resume' GROUP BY leases.id ORDER BY leases.created DESC"
+        "SELECT id, (SELECT coalesce(sum(size), 0) FROM lease_blobs JOIN blobs ON digest = blob"
+        "  WHERE lease = leases.id AND state = 'present')"
+        " + (SELECT coalesce(sum(bytes), 0) FROM lease_snapshots"
+        "  JOIN snapshots ON snapshots.id = snapshot WHERE lease = leases.id) AS bytes"
+        " FROM leases WHERE kind = 'resume' ORDER BY created DESC"
     ).fetchall()
     total = 0
     for row in rows:
         total += row["bytes"]
         if total > max_bytes:
             db.execute("DELETE FROM leases WHERE id = ?", (row["id"],))
-
-
-def hold_snapshot(db: sqlite3.Connection, snapshotter: str, chain_id: Digest, lease: Lease) -> bool:
-    """Let `lease` hold a committed snapshot. Returns whether there is one."""
-    row = db.execute(
-        "SELECT id FROM snapshots WHERE snapshotter = ? AND chain_id = ?", (snapshotter, chain_id)
-    ).fetchone()
-    if row is None:
-        return False
-    db.execute(
-        "INSERT OR IGNORE INTO lease_snapshots (lease, snapshot) VALUES (?, ?)",
-        (lease.id, row["id"]),
-    )
-    return True

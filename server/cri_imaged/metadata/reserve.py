@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from pathlib import Path
+
+from cri_imaged.full_disk import is_full
 
 
 class Reserve:
@@ -27,7 +28,7 @@ class Reserve:
             finally:
                 os.close(fd)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if not is_full(error):
                 raise
             self.spend()
             return False

@@ -4,12 +4,23 @@
 never edited; a change is another one at the end.
 
 What holds what: a name holds an image; an image holds blobs and its topmost snapshot; a snapshot
-and a view hold the snapshot under them; a lease holds blobs and snapshots. All of it is foreign
-keys, and garbage is what nothing holds.
+and a view hold the snapshot under them; a lease holds blobs and snapshots; a runtime's snapshot
+holds the one under it, and the snapshot of ours that it stands for or on. All of it is foreign
+keys, and garbage is what nothing holds. Provenance (which blob, of which repository, gave a
+snapshot) holds nothing, and goes with its snapshot.
 
 `durable` says that what a row speaks of has reached the disk. A row that is not durable is good
 only within the `epoch` (boot and file system) that wrote it: at a start under another epoch such
 rows are verified or dropped before anything is shown.
+
+`signers` has the keys (their fingerprints) by which pulls from a repository verified an image.
+
+`imported` says that an image came from an archive, and `used` (Unix seconds) when something last
+stood on it, as was seen; what an older store had counts as used when it was migrated. `preloads`
+has the archives of the preload folder that were imported.
+
+`totals` is what the blobs that are present (under an empty name) and each snapshotter's snapshots
+take: triggers keep it, so that nobody has to add up all rows.
 
 A blob is `discarded` on purpose once its snapshot is durable, and `lost` where its file is gone or
 wrong. A snapshot is lost where it has neither key nor chain ID: its chain ID is free for another
@@ -119,24 +130,160 @@ CREATE TABLE names (
 CREATE INDEX names_image ON names(image);
 """
 
-MIGRATIONS: tuple[str, ...] = (_V1,)
+_V2 = """
+CREATE TABLE provenance (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    snapshot INTEGER NOT NULL REFERENCES snapshots(id) ON DELETE CASCADE,
+    blob TEXT NOT NULL,
+    repository TEXT NOT NULL,
+    blob_size INTEGER NOT NULL,
+    diff_id TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    entries INTEGER NOT NULL,
+    UNIQUE (snapshot, blob, repository)
+);
+ALTER TABLE snapshots ADD COLUMN skipped TEXT NOT NULL DEFAULT '{}';
+ALTER TABLE snapshots DROP COLUMN labels;
+ALTER TABLE snapshots DROP COLUMN diff_id;
+"""
+
+_V3 = """
+CREATE TABLE runtime_snapshots (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    runtime TEXT NOT NULL,
+    snapshotter TEXT NOT NULL,
+    name TEXT NOT NULL,
+    kind TEXT NOT NULL CHECK (kind IN ('active', 'view', 'committed')),
+    adopted INTEGER NOT NULL,
+    parent INTEGER REFERENCES runtime_snapshots(id),
+    snapshot INTEGER REFERENCES snapshots(id),
+    labels TEXT NOT NULL,
+    bytes INTEGER,
+    inodes INTEGER,
+    created REAL NOT NULL,
+    updated REAL NOT NULL,
+    UNIQUE (runtime, snapshotter, name)
+);
+CREATE INDEX runtime_snapshots_parent ON runtime_snapshots(parent);
+CREATE INDEX runtime_snapshots_snapshot ON runtime_snapshots(snapshot);
+"""
+
+_V4 = """
+CREATE INDEX images_manifest ON images(manifest);
+CREATE INDEX blobs_volatile ON blobs(digest) WHERE NOT durable AND state = 'present';
+CREATE INDEX snapshots_volatile ON snapshots(id) WHERE NOT durable AND chain_id IS NOT NULL;
+
+CREATE TABLE totals (
+    store TEXT PRIMARY KEY,
+    bytes INTEGER NOT NULL,
+    inodes INTEGER NOT NULL
+) WITHOUT ROWID;
+INSERT INTO totals
+    SELECT '', coalesce(sum(size), 0), count(*) FROM blobs WHERE state = 'present';
+INSERT INTO totals SELECT snapshotter, sum(bytes), sum(inodes) FROM snapshots GROUP BY snapshotter;
+
+CREATE TRIGGER blobs_inserted AFTER INSERT ON blobs WHEN new.state = 'present' BEGIN
+    UPDATE totals SET bytes = bytes + new.size, inodes = inodes + 1 WHERE store = '';
+END;
+CREATE TRIGGER blobs_updated AFTER UPDATE OF size, state ON blobs BEGIN
+    UPDATE totals SET
+        bytes = bytes - old.size * (old.state = 'present') + new.size * (new.state = 'present'),
+        inodes = inodes - (old.state = 'present') + (new.state = 'present')
+        WHERE store = '';
+END;
+CREATE TRIGGER blobs_deleted AFTER DELETE ON blobs WHEN old.state = 'present' BEGIN
+    UPDATE totals SET bytes = bytes - old.size, inodes = inodes - 1 WHERE store = '';
+END;
+CREATE TRIGGER snapshots_inserted AFTER INSERT ON snapshots BEGIN
+    INSERT INTO totals VALUES (new.snapshotter, new.bytes, new.inodes)
+        ON CONFLICT DO UPDATE SET bytes = bytes + new.bytes, inodes = inodes + new.inodes;
+END;
+CREATE TRIGGER snapshots_updated AFTER UPDATE OF bytes, inodes ON snapshots BEGIN
+    UPDATE totals SET bytes = bytes - old.bytes + new.bytes,
+        inodes = inodes - old.inodes + new.inodes WHERE store = new.snapshotter;
+END;
+CREATE TRIGGER snapshots_deleted AFTER DELETE ON snapshots BEGIN
+    UPDATE totals SET bytes = bytes - old.bytes, inodes = inodes - old.inodes
+        WHERE store = old.snapshotter;
+END;
+"""
+
+_V5 = """
+CREATE TABLE pins (
+    name TEXT PRIMARY KEY,
+    created REAL NOT NULL
+) WITHOUT ROWID;
+"""
+
+_V6 = """
+CREATE TABLE signers (
+    image INTEGER NOT NULL REFERENCES images(id) ON DELETE CASCADE,
+    repository TEXT NOT NULL,
+    key TEXT NOT NULL,
+    PRIMARY KEY (image, repository, key)
+) WITHOUT ROWID;
+"""
+
+_V7 = """
+ALTER TABLE provenance ADD COLUMN secret TEXT NOT NULL DEFAULT '';
+"""
+
+_V8 = """
+CREATE TABLE pull_counts (
+    name TEXT NOT NULL,
+    handler TEXT NOT NULL,
+    image_id TEXT NOT NULL,
+    pulls INTEGER NOT NULL,
+    fetched INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    first REAL NOT NULL,
+    last REAL NOT NULL,
+    PRIMARY KEY (name, handler, image_id)
+) WITHOUT ROWID;
+CREATE INDEX pull_counts_last ON pull_counts(last);
+CREATE TABLE pull_reports (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL,
+    image_id TEXT NOT NULL,
+    report BLOB NOT NULL
+);
+"""
+
+_V9 = """
+ALTER TABLE images ADD COLUMN imported INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE images ADD COLUMN used REAL NOT NULL DEFAULT 0;
+UPDATE images SET used = CAST(strftime('%s', 'now') AS REAL), imported =
+    EXISTS (SELECT 1 FROM provenance p WHERE p.snapshot = images.snapshot
+        AND p.repository = 'import')
+    AND NOT EXISTS (SELECT 1 FROM provenance p WHERE p.snapshot = images.snapshot
+        AND p.repository != 'import');
+CREATE TABLE preloads (
+    file TEXT PRIMARY KEY,
+    size INTEGER NOT NULL,
+    modified INTEGER NOT NULL,
+    names TEXT NOT NULL,
+    imported REAL NOT NULL
+) WITHOUT ROWID;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_V1, _V2, _V3, _V4, _V5, _V6, _V7, _V8, _V9)
 
 
 class SchemaTooNewError(ConfigError):
     """A newer version of the program wrote this store."""
 
 
-def migrate(connection: sqlite3.Connection) -> None:
+def migrate(db: sqlite3.Connection) -> None:
     """Apply the migrations that are missing, each in one transaction.
 
     Raises:
         SchemaTooNewError: the store's version is above ours.
     """
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (version,) = db.execute("PRAGMA user_version").fetchone()
     if version > len(MIGRATIONS):
         raise SchemaTooNewError(
             f"the store has schema version {version}, this program knows up to "
             f"{len(MIGRATIONS)}: run the newer cri-imaged that wrote it, or choose another root"
         )
     for number, migration in enumerate(MIGRATIONS[version:], start=version + 1):
-        connection.executescript(f"BEGIN IMMEDIATE;{migration}PRAGMA user_version={number};COMMIT;")
+        db.executescript(f"BEGIN IMMEDIATE;{migration}PRAGMA user_version={number};COMMIT;")

@@ -1,178 +1,209 @@
-"""Rows of snapshots and views. Each function runs inside a transaction of its caller's."""
+"""Rows of snapshots. Each function runs inside a transaction of its caller's."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 
-from cri_imaged.errors import InvalidRequestError, NotFoundError
+from cri_imaged.errors import NotFoundError
+from cri_imaged.metadata import provenance
 from cri_imaged.oci.digest import Digest
-from cri_imaged.ports import Lease, SnapshotInfo, Usage
+from cri_imaged.ports import Lease, Provenance, Skipped, SnapshotInfo, Usage
 
 EMPTY_CHAIN = ""
-"""The chain of no layers: its snapshot is an empty directory, made when first viewed."""
+"""The chain of no layers: its snapshot is an empty one, made when first viewed."""
 
 
-@dataclass(frozen=True, slots=True)
-class ViewRow:
-    """A mount that was given out."""
-
-    id: int
-    key: str
-    snapshot: int
-    chain_id: str | None
-    """None where the snapshot was lost since."""
-    writable: bool
-    created: float
-
-
-def insert_active(
-    connection: sqlite3.Connection,
-    snapshotter: str,
-    key: str,
-    lease: Lease,
-    labels: Mapping[str, str],
-) -> int:
+def insert_active(db: sqlite3.Connection, snapshotter: str, key: str, lease: Lease) -> int:
     """Begin a snapshot under `key`, held by `lease`.
 
     Raises:
-        InvalidRequestError: the key is in use.
         NotFoundError: the lease does not exist (any more).
     """
-    _refuse_used(connection, snapshotter, key)
-    if not connection.execute("SELECT 1 FROM leases WHERE id=?", (lease.id,)).fetchone():
+    if not db.execute("SELECT 1 FROM leases WHERE id = ?", (lease.id,)).fetchone():
         raise NotFoundError(f"lease {lease.id!r} does not exist, it may have expired")
     snapshot = _insert(
-        connection,
-        "INSERT INTO snapshots (snapshotter, key, labels, created) VALUES (?, ?, ?, ?)",
-        (snapshotter, key, json.dumps(dict(labels)), time.time()),
+        db,
+        "INSERT INTO snapshots (snapshotter, key, created) VALUES (?, ?, ?)",
+        (snapshotter, key, time.time()),
     )
-    connection.execute("INSERT INTO lease_snapshots VALUES (?, ?)", (lease.id, snapshot))
+    db.execute("INSERT INTO lease_snapshots VALUES (?, ?)", (lease.id, snapshot))
     return snapshot
 
 
-def active(connection: sqlite3.Connection, snapshotter: str, key: str) -> int | None:
+def insert_empty(db: sqlite3.Connection, snapshotter: str) -> int:
+    """The snapshot of no layers, made known where it is not."""
+    present = committed(db, snapshotter, EMPTY_CHAIN)
+    if present is not None:
+        return present
+    return _insert(
+        db,
+        "INSERT INTO snapshots (snapshotter, chain_id, inodes, created) VALUES (?, ?, 1, ?)",
+        (snapshotter, EMPTY_CHAIN, time.time()),
+    )
+
+
+def active(db: sqlite3.Connection, snapshotter: str, key: str) -> int | None:
     """The row of the unfinished snapshot `key`."""
-    return _id(connection, "snapshotter=? AND key=?", (snapshotter, key))
+    return _id(db, "snapshotter = ? AND key = ?", (snapshotter, key))
 
 
-def committed(connection: sqlite3.Connection, snapshotter: str, chain_id: str) -> int | None:
+def committed(db: sqlite3.Connection, snapshotter: str, chain_id: str) -> int | None:
     """The row of the committed snapshot `chain_id`; a lost one has no chain."""
-    return _id(connection, "snapshotter=? AND chain_id=?", (snapshotter, chain_id))
+    return _id(db, "snapshotter = ? AND chain_id = ?", (snapshotter, chain_id))
 
 
-def require_committed(connection: sqlite3.Connection, snapshotter: str, chain_id: str) -> int:
+def require_committed(db: sqlite3.Connection, snapshotter: str, chain_id: str) -> int:
     """As `committed`. Raises `NotFoundError`."""
-    snapshot = committed(connection, snapshotter, chain_id)
+    snapshot = committed(db, snapshotter, chain_id)
     if snapshot is None:
         raise NotFoundError(f"{snapshotter} snapshot {chain_id} does not exist")
     return snapshot
 
 
-def stack(connection: sqlite3.Connection, snapshot: int) -> list[int]:
+def hold(db: sqlite3.Connection, snapshotter: str, chain_id: Digest, lease: Lease) -> bool:
+    """Let `lease` hold a committed snapshot. Returns whether there is one."""
+    snapshot = committed(db, snapshotter, chain_id)
+    if snapshot is None:
+        return False
+    db.execute(
+        "INSERT OR IGNORE INTO lease_snapshots (lease, snapshot) VALUES (?, ?)",
+        (lease.id, snapshot),
+    )
+    return True
+
+
+def stack(db: sqlite3.Connection, snapshot: int) -> list[int]:
     """The rows of a committed snapshot and of its parents, topmost first."""
-    rows = connection.execute(
+    rows = db.execute(
         "WITH RECURSIVE stack(id, parent, depth) AS ("
-        " SELECT id, parent, 0 FROM snapshots WHERE id=?"
+        " SELECT id, parent, 0 FROM snapshots WHERE id = ?"
         " UNION ALL SELECT s.id, s.parent, depth + 1 FROM snapshots s JOIN stack"
-        " ON s.id=stack.parent) SELECT id FROM stack ORDER BY depth",
+        " ON s.id = stack.parent) SELECT id FROM stack ORDER BY depth",
         (snapshot,),
     )
     return [row[0] for row in rows]
 
 
+def given_out(db: sqlite3.Connection, snapshotter: str) -> list[int]:
+    """The rows of what stands under views and under what runtimes have mounted."""
+    rows = db.execute(
+        "WITH RECURSIVE given(id) AS ("
+        " SELECT snapshot FROM views WHERE snapshotter = ?"
+        " UNION SELECT snapshot FROM runtime_snapshots WHERE snapshotter = ?"
+        "  AND NOT adopted AND kind != 'committed' AND snapshot IS NOT NULL"
+        " UNION SELECT s.parent FROM snapshots s JOIN given ON s.id = given.id"
+        "  WHERE s.parent IS NOT NULL) SELECT id FROM given",
+        (snapshotter, snapshotter),
+    )
+    return [row[0] for row in rows]
+
+
 def commit(
-    connection: sqlite3.Connection,
+    db: sqlite3.Connection,
     snapshot: int,
     chain_id: Digest,
     parent: int | None,
-    diff_id: Digest,
     usage: Usage,
-) -> bool:
-    """Name the unfinished `snapshot` `chain_id`. False where another one has that name already:
-    then what holds `snapshot` holds that one too, and the row of `snapshot` is gone.
+    skipped: Skipped,
+) -> int:
+    """Name the unfinished `snapshot` `chain_id`. Returns the row that bears the name: `snapshot`,
+    or one that had it already; then what holds `snapshot` holds that one too, and the row of
+    `snapshot` is gone.
 
     Raises:
         NotFoundError: the snapshot or its parent was removed meanwhile.
     """
-    row = connection.execute(
-        "SELECT snapshotter FROM snapshots WHERE id=? AND key IS NOT NULL", (snapshot,)
+    row = db.execute(
+        "SELECT snapshotter FROM snapshots WHERE id = ? AND key IS NOT NULL", (snapshot,)
     ).fetchone()
     if row is None:
         raise NotFoundError(f"the unfinished snapshot of {chain_id} was removed")
-    present = committed(connection, row[0], chain_id)
+    present = committed(db, row[0], chain_id)
     if present is not None:
-        give_way(connection, snapshot, present)
-        return False
+        give_way(db, snapshot, present)
+        return present
+    counts = {kind: count for kind, count in asdict(skipped).items() if count}
     try:
-        connection.execute(
-            "UPDATE snapshots SET chain_id=?, key=NULL, parent=?, diff_id=?, bytes=?, inodes=?,"
-            " durable=0 WHERE id=?",
-            (chain_id, parent, diff_id, usage.bytes, usage.inodes, snapshot),
+        db.execute(
+            "UPDATE snapshots SET chain_id = ?, key = NULL, parent = ?, bytes = ?, inodes = ?,"
+            " skipped = ?, durable = 0 WHERE id = ?",
+            (chain_id, parent, usage.bytes, usage.inodes, json.dumps(counts), snapshot),
         )
     except sqlite3.IntegrityError as error:
         raise NotFoundError(f"the parent of snapshot {chain_id} was removed") from error
-    return True
+    return snapshot
 
 
-def give_way(connection: sqlite3.Connection, snapshot: int, present: int) -> None:
+def give_way(db: sqlite3.Connection, snapshot: int, present: int) -> None:
     """Drop an unfinished snapshot whose chain is there already; its leases hold that one now."""
-    connection.execute(
+    db.execute(
         "INSERT OR IGNORE INTO lease_snapshots"
-        " SELECT lease, ? FROM lease_snapshots WHERE snapshot=?",
+        " SELECT lease, ? FROM lease_snapshots WHERE snapshot = ?",
         (present, snapshot),
     )
-    connection.execute("DELETE FROM snapshots WHERE id=?", (snapshot,))
+    db.execute("DELETE FROM snapshots WHERE id = ?", (snapshot,))
 
 
-def delete_active(connection: sqlite3.Connection, snapshotter: str, key: str) -> None:
+def delete_active(db: sqlite3.Connection, snapshotter: str, key: str) -> None:
     """Delete the unfinished snapshot `key`."""
-    connection.execute("DELETE FROM snapshots WHERE snapshotter=? AND key=?", (snapshotter, key))
+    db.execute("DELETE FROM snapshots WHERE snapshotter = ? AND key = ?", (snapshotter, key))
 
 
-def delete_all_active(connection: sqlite3.Connection, snapshotter: str) -> None:
+def delete_all_active(db: sqlite3.Connection, snapshotter: str) -> None:
     """Delete every unfinished snapshot: none outlives the process that began it."""
-    connection.execute(
-        "DELETE FROM snapshots WHERE snapshotter=? AND key IS NOT NULL", (snapshotter,)
+    db.execute("DELETE FROM snapshots WHERE snapshotter = ? AND key IS NOT NULL", (snapshotter,))
+
+
+def lose(db: sqlite3.Connection, snapshots: Iterable[int]) -> None:
+    """Snapshots are lost, and so is every one that stands on them: free their chain IDs."""
+    db.executemany(
+        "WITH RECURSIVE above(id) AS (VALUES (?)"
+        " UNION SELECT snapshots.id FROM snapshots JOIN above ON snapshots.parent = above.id)"
+        " UPDATE snapshots SET chain_id = NULL, durable = 0 WHERE id IN (SELECT id FROM above)"
+        " AND key IS NULL",
+        [(snapshot,) for snapshot in snapshots],
     )
 
 
-def every(connection: sqlite3.Connection, snapshotter: str) -> dict[int, str | None]:
+def every(db: sqlite3.Connection, snapshotter: str) -> dict[int, str | None]:
     """Every snapshot that is not unfinished: row number to chain, None where it was lost."""
-    rows = connection.execute(
-        "SELECT id, chain_id FROM snapshots WHERE snapshotter=? AND key IS NULL", (snapshotter,)
+    rows = db.execute(
+        "SELECT id, chain_id FROM snapshots WHERE snapshotter = ? AND key IS NULL", (snapshotter,)
     )
     return {row[0]: row[1] for row in rows}
 
 
-def all_ids(connection: sqlite3.Connection, snapshotter: str) -> set[int]:
+def all_ids(db: sqlite3.Connection, snapshotter: str) -> set[int]:
     """The rows of every snapshot, finished or not."""
-    rows = connection.execute("SELECT id FROM snapshots WHERE snapshotter=?", (snapshotter,))
+    rows = db.execute("SELECT id FROM snapshots WHERE snapshotter = ?", (snapshotter,))
     return {row[0] for row in rows}
 
 
-def existing(connection: sqlite3.Connection, snapshots: Sequence[int]) -> set[int]:
+def existing(db: sqlite3.Connection, snapshots: Sequence[int]) -> set[int]:
     """Those of `snapshots` that still have a row."""
-    found = set()
-    for snapshot in snapshots:
-        if _id(connection, "id=?", (snapshot,)) is not None:
-            found.add(snapshot)
-    return found
+    return {snapshot for snapshot in snapshots if _id(db, "id = ?", (snapshot,)) is not None}
 
 
-def info(connection: sqlite3.Connection, snapshotter: str, chain_id: str) -> SnapshotInfo | None:
+def total_usage(db: sqlite3.Connection, snapshotter: str) -> Usage:
+    """What all snapshots of one snapshotter take."""
+    row = db.execute("SELECT bytes, inodes FROM totals WHERE store = ?", (snapshotter,)).fetchone()
+    return Usage(row["bytes"], row["inodes"]) if row else Usage(0, 0)
+
+
+def info(db: sqlite3.Connection, snapshotter: str, chain_id: str) -> SnapshotInfo | None:
     """A committed snapshot."""
-    row = connection.execute(f"{_INFO} AND s.chain_id=?", (snapshotter, chain_id)).fetchone()
-    return _snapshot_info(row) if row else None
+    row = db.execute(f"{_INFO} AND s.chain_id = ?", (snapshotter, chain_id)).fetchone()
+    return _snapshot_info(row, provenance.of(db, row["id"])) if row else None
 
 
-def walk(connection: sqlite3.Connection, snapshotter: str) -> list[SnapshotInfo]:
+def walk(db: sqlite3.Connection, snapshotter: str) -> list[SnapshotInfo]:
     """Every committed snapshot, parents before their children."""
-    rows = connection.execute(f"{_INFO} AND s.chain_id!='' ORDER BY s.id", (snapshotter,))
-    found = {row["chain_id"]: _snapshot_info(row) for row in rows}
+    rows = db.execute(f"{_INFO} AND s.chain_id != '' ORDER BY s.id", (snapshotter,)).fetchall()
+    found = {row["chain_id"]: _snapshot_info(row, provenance.of(db, row["id"])) for row in rows}
     ordered: dict[str, SnapshotInfo] = {}
     for snapshot in found.values():
         line = []
@@ -184,102 +215,40 @@ def walk(connection: sqlite3.Connection, snapshotter: str) -> list[SnapshotInfo]
     return list(ordered.values())
 
 
-def find_view(connection: sqlite3.Connection, snapshotter: str, key: str) -> ViewRow | None:
-    """The view `key`."""
-    row = connection.execute(f"{_VIEW} AND v.key=?", (snapshotter, key)).fetchone()
-    return _view(row) if row else None
-
-
-def views(connection: sqlite3.Connection, snapshotter: str) -> list[ViewRow]:
-    """Every view, oldest first."""
-    return [_view(row) for row in connection.execute(f"{_VIEW} ORDER BY v.id", (snapshotter,))]
-
-
-def open_view(
-    connection: sqlite3.Connection, snapshotter: str, key: str, chain_id: str, *, writable: bool
-) -> ViewRow:
-    """The view `key` of a snapshot; made where there is none.
-
-    Raises:
-        NotFoundError: the snapshot does not exist.
-        InvalidRequestError: the key is in use for something else.
-    """
-    present = find_view(connection, snapshotter, key)
-    if present is not None and (present.chain_id, present.writable) == (chain_id, writable):
-        return present
-    _refuse_used(connection, snapshotter, key)
-    if chain_id == EMPTY_CHAIN and committed(connection, snapshotter, chain_id) is None:
-        connection.execute(
-            "INSERT INTO snapshots (snapshotter, chain_id, inodes, created) VALUES (?, ?, 1, ?)",
-            (snapshotter, chain_id, time.time()),
-        )
-    snapshot = require_committed(connection, snapshotter, chain_id)
-    created = time.time()
-    view = _insert(
-        connection,
-        "INSERT INTO views (snapshotter, key, snapshot, writable, created) VALUES (?, ?, ?, ?, ?)",
-        (snapshotter, key, snapshot, writable, created),
-    )
-    return ViewRow(view, key, snapshot, chain_id, writable, created)
-
-
-def delete_view(connection: sqlite3.Connection, snapshotter: str, key: str) -> int | None:
-    """Delete the view `key`; its row number, or None where there is none."""
-    view = find_view(connection, snapshotter, key)
-    if view is None:
-        return None
-    connection.execute("DELETE FROM views WHERE id=?", (view.id,))
-    return view.id
+def skipped(db: sqlite3.Connection, snapshotter: str, chain_id: Digest) -> Skipped:
+    """What a committed snapshot and those below it lack; nothing where there is none."""
+    snapshot = committed(db, snapshotter, chain_id)
+    found = Skipped()
+    for row in stack(db, snapshot) if snapshot is not None else ():
+        (counts,) = db.execute("SELECT skipped FROM snapshots WHERE id = ?", (row,)).fetchone()
+        found += Skipped(**json.loads(counts))
+    return found
 
 
 _INFO = (
-    "SELECT s.chain_id, p.chain_id AS parent, s.bytes, s.inodes, s.labels"
-    " FROM snapshots s LEFT JOIN snapshots p ON p.id=s.parent"
-    " WHERE s.snapshotter=? AND s.chain_id IS NOT NULL"
-)
-_VIEW = (
-    "SELECT v.id, v.key, v.snapshot, s.chain_id, v.writable, v.created"
-    " FROM views v JOIN snapshots s ON s.id=v.snapshot WHERE v.snapshotter=?"
+    "SELECT s.id, s.chain_id, p.chain_id AS parent, s.bytes, s.inodes, s.skipped"
+    " FROM snapshots s LEFT JOIN snapshots p ON p.id = s.parent"
+    " WHERE s.snapshotter = ? AND s.chain_id IS NOT NULL"
 )
 
 
-def _refuse_used(connection: sqlite3.Connection, snapshotter: str, key: str) -> None:
-    if (
-        active(connection, snapshotter, key) is not None
-        or find_view(connection, snapshotter, key) is not None
-    ):
-        raise InvalidRequestError(
-            f"snapshot key {key!r} is in use for something else: remove that, or choose another"
-        )
-
-
-def _insert(connection: sqlite3.Connection, statement: str, values: Sequence[object]) -> int:
-    row: int | None = connection.execute(statement, values).lastrowid
+def _insert(db: sqlite3.Connection, statement: str, values: Sequence[object]) -> int:
+    row: int | None = db.execute(statement, values).lastrowid
     if row is None:
         raise sqlite3.DatabaseError("an insertion gave no row number")
     return row
 
 
-def _id(connection: sqlite3.Connection, where: str, values: Sequence[object]) -> int | None:
-    row = connection.execute(f"SELECT id FROM snapshots WHERE {where}", values).fetchone()
+def _id(db: sqlite3.Connection, where: str, values: Sequence[object]) -> int | None:
+    row = db.execute(f"SELECT id FROM snapshots WHERE {where}", values).fetchone()
     return row[0] if row else None
 
 
-def _snapshot_info(row: sqlite3.Row) -> SnapshotInfo:
+def _snapshot_info(row: sqlite3.Row, made_of: tuple[Provenance, ...]) -> SnapshotInfo:
     return SnapshotInfo(
         chain_id=Digest(row["chain_id"]),
         parent=Digest(row["parent"]) if row["parent"] else None,
         usage=Usage(row["bytes"], row["inodes"]),
-        labels=json.loads(row["labels"]),
-    )
-
-
-def _view(row: sqlite3.Row) -> ViewRow:
-    return ViewRow(
-        row["id"],
-        row["key"],
-        row["snapshot"],
-        row["chain_id"],
-        bool(row["writable"]),
-        row["created"],
+        skipped=Skipped(**json.loads(row["skipped"])),
+        provenance=made_of,
     )

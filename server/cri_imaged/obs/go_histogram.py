@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry
@@ -19,10 +19,16 @@ class GoHistogram(Collector):
     """Without labels, with Go's buckets, each named as Go names it: `le="1"`, where the Python
     client says `le="1.0"`, which is another series to every query that names a bucket."""
 
-    def __init__(self, name: str, documentation: str, registry: CollectorRegistry) -> None:
+    def __init__(
+        self,
+        name: str,
+        documentation: str,
+        registry: CollectorRegistry,
+        buckets: Sequence[float] = DEFAULT_BUCKETS,
+    ) -> None:
         self._name = name
         self._documentation = documentation
-        self._bounds = (*DEFAULT_BUCKETS, math.inf)
+        self._bounds = (*buckets, math.inf)
         self._counts = [0] * len(self._bounds)
         self._sum = 0.0
         registry.register(self)

@@ -15,6 +15,7 @@ from typing import Any, Literal, TextIO
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from cri_imaged.obs.log_writer import LogWriter
 from cri_imaged.obs.terminal import escaped
 
 Level = Literal["debug", "info", "warn", "error"]
@@ -32,14 +33,14 @@ _SECRET_KEY = re.compile(
     r"auth|.*(?:password|passwd|secret|token|authorization|cookie|credential|apikey|privatekey)s?"
 )
 _SECRET_TEXT = re.compile(
-    r"(?P<scheme>\b(?:Basic|Bearer)\s+)[A-Za-z0-9._~+/=-]{8,}"
+    r"(?P<scheme>\b(?:Basic|Bearer)\s+)(?!authentication\b)[A-Za-z0-9._~+/=-]{8,}"
     r"|(?P<url>\b[a-z][a-z0-9+.-]*://)[^\s/@]+@",
     re.IGNORECASE,
 )
 _MULTILINE = {"exception", "stack"}
 
 
-def configure(level: Level, form: Format, stream: TextIO | None = None) -> None:
+def configure(level: Level, form: Format, stream: TextIO | LogWriter | None = None) -> None:
     """Log to `stream` (standard error) from now on, in the whole process."""
     stream = stream or sys.stderr
     shared: list[Processor] = [
@@ -72,13 +73,22 @@ def configure(level: Level, form: Format, stream: TextIO | None = None) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
         )
     )
-    root = logging.getLogger()
-    root.handlers = [handler]
-    root.setLevel(_LEVELS[level])
+    logging.getLogger().handlers = [handler]
+    set_level(level)
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_no_gone_client)
+
+
+def set_level(level: Level) -> None:
+    """Log what is at least as severe from now on."""
+    logging.getLogger().setLevel(_LEVELS[level])
     for library in ("asyncio", "grpc"):
         # Their debug lines speak of event loops, several for each call.
         logging.getLogger(library).setLevel(max(_LEVELS[level], logging.INFO))
-    logging.getLogger("grpc._cython.cygrpc").addFilter(_no_gone_client)
+
+
+def shows_debug() -> bool:
+    """Whether debug lines are shown: to make one costs some microseconds though it is not."""
+    return logging.getLogger().isEnabledFor(logging.DEBUG)
 
 
 def _no_gone_client(record: logging.LogRecord) -> bool:

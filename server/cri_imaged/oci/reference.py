@@ -52,8 +52,8 @@ class Reference:
             digest = Digest.parse(digest_text) if at else None
         except (InvalidRequestError, UnsupportedContentError) as error:
             raise InvalidRequestError(f"image reference {shown!r}: {error}") from None
-        name, tag = _split_tag(rest)
-        if tag is not None and not _TAG.fullmatch(tag):
+        name, tag = split_tag(rest)
+        if tag is not None and not is_tag(tag):
             raise InvalidRequestError(f"image reference {shown!r}: tag {tag[:140]!r} is malformed")
         registry, repository = _split_registry(name)
         if not _HOST.fullmatch(registry):
@@ -99,16 +99,22 @@ class Reference:
         return f"{self.name}{tag}{digest}"
 
 
+def is_tag(text: str) -> bool:
+    """Whether a repository can have such a tag."""
+    return _TAG.fullmatch(text) is not None
+
+
 def sort_key(normalised: str) -> tuple[int, str, str]:
     """Orders normalised reference strings as docker references sort: tag and digest, tag, digest,
     name alone; then by name, then by the whole."""
     rest, at, _ = normalised.partition("@")
-    name, tag = _split_tag(rest)
+    name, tag = split_tag(rest)
     rank = {(True, True): 0, (True, False): 1, (False, True): 2, (False, False): 3}
     return rank[tag is not None, bool(at)], name, normalised
 
 
-def _split_tag(text: str) -> tuple[str, str | None]:
+def split_tag(text: str) -> tuple[str, str | None]:
+    """A name without a digest, and its tag apart."""
     head, colon, tail = text.rpartition(":")
     if colon and "/" not in tail:
         return head, tail

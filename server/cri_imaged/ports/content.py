@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 from cri_imaged.oci.descriptor import Descriptor
 from cri_imaged.oci.digest import Digest
@@ -45,7 +45,7 @@ Watermark: TypeAlias = Available | Complete | Restart | Failed
 class LayerSource(Protocol):
     """A layer's compressed bytes, while they arrive or when they are there."""
 
-    def open(self) -> int:
+    async def open(self) -> int:
         """A new read-only file descriptor of the file that holds the bytes; the caller closes it.
         After a `Restart` it is another file."""
         ...
@@ -67,20 +67,26 @@ class BlobInfo:
 
 
 class Ingest(Protocol):
-    """A blob on its way in. One writer at a time for each digest."""
+    """A blob on its way in."""
 
     @property
     def offset(self) -> int:
         """Bytes held so far: where a fetch should begin."""
         ...
 
-    def write(self, chunk: bytes) -> None:
-        """Append. Raises `CorruptContentError` as soon as the descriptor's size is passed and
-        `NoSpaceError` where the disk is full."""
+    async def write(self, chunk: bytes) -> None:
+        """Append, at the latest when it is committed or closed. Raises `CorruptContentError` as
+        soon as the descriptor's size is passed and `NoSpaceError` where the disk is full, maybe
+        for an earlier chunk."""
         ...
 
-    def restart(self) -> None:
+    async def restart(self) -> None:
         """Throw the bytes away and begin at offset 0 in a new file."""
+        ...
+
+    async def supersede(self) -> None:
+        """The blob came by another ingest. Readers of this one read that blob instead, from its
+        beginning; nothing is written here any more."""
         ...
 
     def source(self) -> LayerSource:
@@ -90,6 +96,18 @@ class Ingest(Protocol):
     async def commit(self) -> BlobInfo:
         """Verify size and digest and make it a blob. Raises `CorruptContentError` where they
         differ; the ingest may then `restart`."""
+        ...
+
+
+class Spool(Protocol):
+    """A blob on its way in whose digest is told by its bytes alone."""
+
+    async def write(self, chunk: bytes) -> None:
+        """Append. Raises `NoSpaceError`."""
+        ...
+
+    async def commit(self) -> BlobInfo:
+        """Make it the blob that it is."""
         ...
 
 
@@ -104,12 +122,23 @@ class ContentStore(Protocol):
         """Let `lease` hold the blob, whatever its state. None where it was never committed."""
         ...
 
+    async def hold_all(
+        self, digests: Collection[Digest], lease: Lease
+    ) -> Mapping[Digest, BlobInfo | None]:
+        """As `hold`, of many at once."""
+        ...
+
     async def put(self, digest: Digest, data: bytes, lease: Lease) -> None:
         """Store a small document that is at hand. The caller has verified it."""
         ...
 
-    def open(self, digest: Digest) -> BinaryIO:
-        """Open a present blob for reading. Raises `NotFoundError`."""
+    def spool(self, algorithm: str, lease: Lease) -> AbstractAsyncContextManager[Spool]:
+        """Take in a blob of any size whose digest, by `algorithm`, nobody knows yet. Leaving
+        without a commit leaves nothing."""
+        ...
+
+    async def has_file(self, digest: Digest) -> bool:
+        """Whether there is a file of that name, whatever is in it."""
         ...
 
     def source(self, digest: Digest) -> LayerSource:
@@ -121,10 +150,12 @@ class ContentStore(Protocol):
         `NotFoundError`, `CorruptContentError`, `LimitExceededError`."""
         ...
 
-    def writer(self, descriptor: Descriptor, lease: Lease) -> AbstractAsyncContextManager[Ingest]:
-        """Open the ingest of `descriptor` when it has no other writer, resuming what is there.
-        Leaving without a commit keeps
-        the partial bytes for the next writer, until `drop_ingests`."""
+    def writer(
+        self, descriptor: Descriptor, lease: Lease, *, beside: bool = False
+    ) -> AbstractAsyncContextManager[Ingest]:
+        """Open the ingest of `descriptor` (that digest with that size) when it has no other
+        writer, resuming what is there; with `beside` a second one, for a race of two. Leaving
+        without a commit keeps the partial bytes for the next writer, until `drop_ingests`."""
         ...
 
     async def reclaim(self, digests: Sequence[Digest]) -> None:
@@ -132,11 +163,15 @@ class ContentStore(Protocol):
         came back since then stays."""
         ...
 
-    def partial(self, digest: Digest) -> int:
-        """Bytes that an unfinished fetch of the blob holds."""
+    async def partial(self) -> tuple[int, int]:
+        """How many unfinished fetches there are, running or to be resumed, and their bytes."""
         ...
 
-    def drop_ingests(self, *, max_seconds: float, max_bytes: int) -> tuple[int, int]:
+    async def partial_bytes(self, blobs: Sequence[Descriptor]) -> int:
+        """Bytes that unfinished fetches of the blobs, taken to be of those sizes, hold."""
+        ...
+
+    async def drop_ingests(self, *, max_seconds: float, max_bytes: int) -> tuple[int, int]:
         """Remove partial blobs that nobody writes: those older than `max_seconds`, then the
         oldest until they take at most `max_bytes`. Returns how many and their bytes."""
         ...

@@ -2,24 +2,55 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Annotated, Protocol, TypeAlias
 
+import msgspec
+
+from cri_imaged.oci.descriptor import Descriptor
 from cri_imaged.oci.digest import Digest
 from cri_imaged.ports.content import LayerSource
+from cri_imaged.ports.registry import Activity
 from cri_imaged.ports.values import Usage
 
 
-@dataclass(frozen=True, slots=True)
-class DirectoryExtraction:
+class DirectoryTarget(msgspec.Struct, frozen=True, tag="directory"):
     """A layer is applied into this directory. It exists, is empty, and holds this layer only."""
 
     directory: Path
 
 
-Extraction: TypeAlias = DirectoryExtraction
-"""Where a layer goes: a type with variants (a layer as an EROFS image comes later)."""
+class ImageTarget(msgspec.Struct, frozen=True, tag="image"):
+    """A layer becomes an EROFS image, `IMAGE` in this directory, which holds nothing else."""
+
+    directory: Path
+
+
+IMAGE = "image"
+
+Target: TypeAlias = DirectoryTarget | ImageTarget
+"""Where a layer goes: a tagged union, as a worker is told of it. Each variant has a sink in
+`layers/sinks/table.py`."""
+
+
+class LayerSecret(msgspec.Struct, frozen=True, array_like=True):
+    """What decrypts one encrypted layer. Left out of `repr`, so that no log line can hold it."""
+
+    key: bytes
+    nonce: bytes
+    hmac: bytes
+    """Of all the ciphertext, by that key."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells it from others, and gives nothing of it away: the key is random."""
+        return hashlib.sha256(b"layer secret\0" + self.key + self.nonce).hexdigest()
+
+    def __repr__(self) -> str:
+        return "LayerSecret(…)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +62,50 @@ class Skipped:
     xattrs: int = 0
     times: int = 0
 
+    def __add__(self, other: Skipped) -> Skipped:
+        return Skipped(
+            self.owners + other.owners,
+            self.devices + other.devices,
+            self.xattrs + other.xattrs,
+            self.times + other.times,
+        )
+
+
+class Device(msgspec.Struct, frozen=True):
+    """A device node that a layer lists. Whoever reads a stranger's bytes may not make one: the
+    snapshotter does, at the seal."""
+
+    mode: int
+    """Kind and permissions, as in `st_mode`."""
+    major: int
+    minor: int
+    uid: int
+    gid: int
+    mtime: int
+    """Nanoseconds since the epoch."""
+    names: tuple[bytes, ...] = ()
+    """In the archive's order: the node, then hardlinks to it."""
+
+
+class Attributes(msgspec.Struct, frozen=True, array_like=True):
+    """What a hardlink's entry says of the file."""
+
+    uid: Annotated[int, msgspec.Meta(ge=0, lt=(1 << 32) - 1)]
+    gid: Annotated[int, msgspec.Meta(ge=0, lt=(1 << 32) - 1)]
+    mode: Annotated[int, msgspec.Meta(ge=0, le=0o7777)]
+    seconds: int
+    """Of the modification time, possibly negative."""
+    nanoseconds: Annotated[int, msgspec.Meta(ge=0, lt=1_000_000_000)]
+
+
+class Late(msgspec.Struct, frozen=True, array_like=True):
+    """What something in a layer gets only when its tree is complete, by the daemon."""
+
+    path: bytes
+    xattrs: tuple[tuple[bytes, bytes], ...] = ()
+    attributes: Attributes | None = None
+    """Of a hardlink that is made at the seal."""
+
 
 @dataclass(frozen=True, slots=True)
 class Applied:
@@ -39,6 +114,7 @@ class Applied:
     The directory then holds exactly what the layer lists. What needs the layers below is said
     here and done by the snapshotter when it seals the snapshot. Paths are relative, of bytes,
     without a leading slash and without `.`, `..` or symlinks in any but the last component.
+    Where there are many, they are in a file and read anew each time.
     """
 
     diff_id: Digest
@@ -47,16 +123,21 @@ class Applied:
     entries: int
     usage: Usage
     skipped: Skipped = Skipped()
-    whiteouts: tuple[bytes, ...] = ()
+    whiteouts: Sequence[bytes] = ()
     """Names to hide that the layers below may hold; none is also in the directory."""
-    opaques: tuple[bytes, ...] = ()
+    opaques: Sequence[bytes] = ()
     """Directories of this layer (b"" is the root) under which the layers below are hidden."""
-    implicit: tuple[bytes, ...] = ()
+    implicit: Sequence[bytes] = ()
     """Directories made only because something is in them, parents first. (b"" is the root.) They
     take mode, owner, xattrs and mtime from the layers below."""
-    links: tuple[tuple[bytes, bytes], ...] = ()
+    links: Sequence[tuple[bytes, bytes]] = ()
     """(name, target): hardlinks whose target this layer does not hold, in the archive's order.
     A directory holds nothing at `name` yet."""
+    devices: Sequence[Device] = ()
+    """Device nodes to make before the links. A directory holds nothing at their names yet."""
+    late: Sequence[Late] = ()
+    """In the archive's order. Default ACLs would show in what is made after them; `security.*` and
+    `trusted.*` take more rights than the applier has."""
     unended: bytes = b""
     """Where the archive has no end marker, its last entry's name, as written. It may be cut off
     there, which only the diffID tells: not all writers of layers end them."""
@@ -67,13 +148,22 @@ class Applier(Protocol):
 
     async def apply(
         self,
-        layer: LayerSource,
-        media_type: str,
-        into: Extraction,
+        source: LayerSource,
+        descriptor: Descriptor,
+        into: Target,
         *,
         algorithm: str = "sha256",
+        share: Activity | None = None,
+        secret: LayerSecret | None = None,
+        diff_id: Digest | None = None,
+        origin: str = "",
     ) -> Applied:
-        """Apply `layer`, while it arrives, into `into`. `algorithm` is the diffID's.
+        """Apply the layer that `source` gives, while it arrives, into `into`. Of `descriptor`
+        media type and annotations say how it is encoded; `algorithm` is the diffID's.
+        Where many wait, each `share`, a pull, gets its turn, whatever others ask for, and before
+        that each of its groups. `secret` decrypts an encrypted layer. `diff_id`: what it should
+        come to, where that is known; the caller compares it. Layers of equal `origin` may share
+        what costs them time, and nothing else.
 
         Raises:
             CorruptContentError: malformed compression or archive, naming entry and offset.

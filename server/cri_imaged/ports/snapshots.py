@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, NewType, Protocol
 
 from cri_imaged.oci.digest import Digest
-from cri_imaged.ports.layers import Applied, Extraction
-from cri_imaged.ports.values import Lease, Usage
+from cri_imaged.ports.layers import Applied, Skipped, Target
+from cri_imaged.ports.runtimes import RuntimeSnapshots
+from cri_imaged.ports.values import Lease, Mount, Usage
+
+SnapshotToken = NewType("SnapshotToken", int)
+"""Stands for what a snapshot keeps on disk, after its row was deleted. Only the snapshotter whose
+it is can tell what it means."""
 
 
 @dataclass(frozen=True, slots=True)
-class Mount:
-    """One mount of a view: arguments of mount(8), to be done in the client's mount namespace."""
+class Provenance:
+    """One way in which a snapshot was made, or would have been: this blob was seen here to give
+    this diffID."""
 
-    type: str
-    source: str
-    options: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class AlreadyPresent:
-    """The snapshotter holds this snapshot already; the layer need not be fetched."""
+    blob: Digest
+    blob_size: int
+    """Compressed, in bytes."""
+    diff_id: Digest
+    size: int
+    """Bytes of the uncompressed stream."""
+    entries: int
+    """Of the archive."""
+    repository: str
+    """Whence the blob came, as `registry/path`; empty for an import and where it is not known."""
+    secret: str = ""
+    """Fingerprint of what decrypted the blob; empty where it was not encrypted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +44,20 @@ class SnapshotInfo:
     parent: Digest | None
     usage: Usage
     """Of this layer alone."""
-    labels: Mapping[str, str]
+    skipped: Skipped
+    """What of this layer could not be put on disk."""
+    provenance: tuple[Provenance, ...]
+    """Oldest first; none where an earlier version of the program made it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of comparing a snapshot with what it should be."""
+
+    state: Literal["sound", "missing", "damaged", "unknown"]
+    """Missing: its files are gone. Unknown: nothing was written down to compare it with."""
+    difference: str = ""
+    """In words, the first one; empty where it is sound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +74,20 @@ class View:
     mounts: tuple[Mount, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A layer that a remote snapshotter may have."""
+
+    chain_id: Digest
+    parent: Digest | None
+    labels: Mapping[str, str]
+    """What tells it which layer of which image is meant."""
+    provenance: Provenance
+
+
 class Snapshotter(Protocol):
-    """Keeps one snapshot for each chainID and gives out mounts of them."""
+    """Keeps one snapshot for each chainID and gives out mounts of them. A layer is applied before
+    the layers under it are committed, or after."""
 
     @property
     def name(self) -> str:
@@ -60,22 +95,50 @@ class Snapshotter(Protocol):
         ...
 
     @property
-    def independent(self) -> bool:
-        """Whether layers may be applied before the layers under them are committed."""
+    def directory(self) -> Path:
+        """Below which it keeps them."""
         ...
 
-    async def prepare(
-        self, key: str, parent: Digest | None, lease: Lease, labels: Mapping[str, str]
-    ) -> Extraction | AlreadyPresent:
-        """Begin a snapshot under `key`. Where `independent`, `parent` need not be committed yet."""
+    @property
+    def remote(self) -> bool:
+        """Whether another program keeps them. It may have layers that nobody fetched, and each is
+        begun only when its parent is committed."""
+        ...
+
+    async def claim(self, claim: Claim, lease: Lease) -> bool:
+        """Have a layer that nobody fetched committed, held by `lease`, where a remote snapshotter
+        has it. Its parent is committed. False where it is to be applied, or is here already."""
+        ...
+
+    async def prepare(self, key: str, parent: Digest | None, lease: Lease) -> Target:
+        """Begin a snapshot under `key`, held by `lease`. Raises `InvalidRequestError` where the key
+        is in use or empty, `NotFoundError` where the lease has ended."""
+        ...
+
+    async def taken(self, target: Target) -> Usage:
+        """What is by now in a target that `prepare` gave and nobody has sealed yet."""
         ...
 
     async def commit(
-        self, chain_id: Digest, key: str, parent: Digest | None, applied: Applied
-    ) -> None:
-        """Seal `key` on top of `parent` (which is committed by now) and name it `chain_id`.
-        Committing a chainID that is already there drops `key` and succeeds; so does, without
-        succeeding, a commit that fails or is cancelled."""
+        self,
+        chain_id: Digest,
+        key: str,
+        parent: Digest | None,
+        applied: Applied,
+        provenance: Provenance,
+    ) -> Usage:
+        """Seal `key` on top of `parent` (which is committed by now), name it `chain_id`, and keep
+        its `provenance`. Returns what was taken for it. Committing a chainID that is already there
+        drops `key`, adds the provenance to that one, and succeeds; a commit that fails or is
+        cancelled drops `key`, too."""
+        ...
+
+    async def hold(self, chain_id: Digest, lease: Lease) -> bool:
+        """Let `lease` hold a committed snapshot. Returns whether there is one."""
+        ...
+
+    async def hold_highest(self, chain: Sequence[Digest], lease: Lease) -> Digest | None:
+        """Let `lease` hold the last of `chain` (lowest first) that is committed; which it is."""
         ...
 
     async def info(self, chain_id: Digest) -> SnapshotInfo | None:
@@ -86,8 +149,16 @@ class Snapshotter(Protocol):
         """Every committed snapshot, parents before their children."""
         ...
 
+    async def skipped(self, chain_id: Digest) -> Skipped:
+        """What could not be put on disk of this snapshot and of those below it."""
+        ...
+
+    async def total_usage(self) -> Usage:
+        """What all snapshots take together."""
+        ...
+
     async def path(self, chain_id: Digest) -> Path:
-        """The directory in which a committed snapshot is kept. Raises `NotFoundError`."""
+        """Where a committed snapshot's own layer is kept. Raises `NotFoundError`."""
         ...
 
     async def view(
@@ -96,10 +167,6 @@ class Snapshotter(Protocol):
         """Give out a snapshot, or an empty directory for no `chain_id`, as mounts, under a row
         that survives restarts. The same key and arguments again give the same mounts. Raises
         `NotFoundError`, and `InvalidRequestError` where `key` is in use for something else."""
-        ...
-
-    async def usage(self, chain_id: Digest) -> Usage:
-        """What this snapshot alone takes. Raises `NotFoundError`."""
         ...
 
     async def remove(self, key: str) -> None:
@@ -111,9 +178,28 @@ class Snapshotter(Protocol):
         """Every view that was given out, oldest first."""
         ...
 
-    async def reclaim(self, ids: Sequence[int]) -> None:
-        """Move the directories of snapshots to the trash, by the row numbers of rows that garbage
-        collection has deleted. A snapshot that still has its row is left alone."""
+    async def write_listing(self, chain_id: Digest) -> None:
+        """Write down what a committed snapshot holds, where that was not done, for `verify`. What
+        is not there (any more) is done with. Raises `OSError` where it cannot be read."""
+        ...
+
+    async def verify(self, chain_id: Digest) -> Verdict:
+        """Compare a committed snapshot with its listing. Raises `NotFoundError`, also where it was
+        removed meanwhile."""
+        ...
+
+    async def verify_by(self, chain_id: Digest, key: str, applied: Applied) -> Verdict:
+        """Compare a committed snapshot with its layer, which was applied again under `key`; that is
+        dropped. Raises as `verify` and `commit` do."""
+        ...
+
+    async def give_up(self, chain_ids: Sequence[Digest]) -> None:
+        """Let go of committed snapshots that are damaged, as `notice_lost` does."""
+        ...
+
+    async def reclaim(self, tokens: Sequence[SnapshotToken]) -> None:
+        """Throw away what snapshots keep on disk whose rows garbage collection has deleted. A
+        snapshot that still has its row is left alone."""
         ...
 
     async def reap(self) -> None:
@@ -128,4 +214,13 @@ class Snapshotter(Protocol):
 
     async def orphans(self) -> Sequence[Path]:
         """Directories that belong to no row."""
+        ...
+
+    def for_runtime(self, runtime: str, freed: Callable[[], object]) -> RuntimeSnapshots | None:
+        """The snapshots of a runtime, known by the name `runtime`, that stand on these. `freed` is
+        called where one of these may be garbage now. None: runtimes are not given these by us."""
+        ...
+
+    async def runtimes(self) -> Sequence[str]:
+        """The runtimes that have snapshots on these, configured or not."""
         ...

@@ -12,3 +12,12 @@ class Trash(Protocol):
     def put(self, path: Path) -> None:
         """Move `path` out of sight. What is not there is ignored."""
         ...
+
+    @property
+    def waiting(self) -> int:
+        """How many files and directories are still to be removed."""
+        ...
+
+    async def drain(self) -> None:
+        """Wait until what was put so far has been removed, as far as it can be."""
+        ...

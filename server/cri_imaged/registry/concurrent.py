@@ -4,39 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import TypeAlias
 
+from cri_imaged.registry.blob import BlobRequest
+from cri_imaged.registry.patience import Patience
+from cri_imaged.registry.session import Chunks
 from cri_imaged.registry.stream import ContentStream
-
-Part: TypeAlias = Callable[[int, int | None], ContentStream]
-"""Makes the stream from an offset up to an end, None: the content's."""
-
-
-@dataclass(frozen=True, slots=True)
-class Chunks:
-    """How a large blob is fetched."""
-
-    size: int
-    """Bytes of one request; 0: one request for all."""
-    requests: int
-    """At the same time, each buffered in memory."""
 
 
 class ConcurrentStream:
     """Implements `ports.ByteStream`. The first chunk passes through while later ones arrive."""
 
     def __init__(
-        self, first: ContentStream, part: Part, start: int, size: int, chunks: Chunks
+        self, request: BlobRequest, offset: int, patience: Patience, chunks: Chunks
     ) -> None:
-        """`start` is where the second chunk begins, `size` where the last one ends."""
-        self._streams = [first]
-        self._part = part
-        self._next = start
-        self._size = size
+        self._request = request
+        self._patience = patience
         self._chunks = chunks
+        self._next = offset + chunks.size
+        self.first = ContentStream(request, offset, patience, self._next)
+        self._streams = [self.first]
         self._ahead: deque[asyncio.Task[bytearray]] = deque()
 
     def discredit(self) -> None:
@@ -54,9 +42,10 @@ class ConcurrentStream:
             yield bytes(whole)
 
     def _advance(self) -> None:
-        while self._next < self._size and len(self._ahead) < self._chunks.requests - 1:
-            end = min(self._next + self._chunks.size, self._size)
-            stream = self._part(self._next, end)
+        size = self._request.descriptor.size
+        while self._next < size and len(self._ahead) < self._chunks.requests - 1:
+            end = min(self._next + self._chunks.size, size)
+            stream = ContentStream(self._request, self._next, self._patience, end)
             self._streams.append(stream)
             self._ahead.append(asyncio.create_task(_whole(stream)))
             self._next = end
@@ -71,12 +60,12 @@ class ConcurrentStream:
 
 @asynccontextmanager
 async def concurrent_stream(
-    part: Part, offset: int, size: int, chunks: Chunks
+    request: BlobRequest, offset: int, patience: Patience, chunks: Chunks
 ) -> AsyncIterator[ConcurrentStream | ContentStream]:
     """The content from `offset`: chunk by chunk where the host answers ranges, else by the one
     request that was made."""
-    first = part(offset, offset + chunks.size)
-    stream = ConcurrentStream(first, part, offset + chunks.size, size, chunks)
+    stream = ConcurrentStream(request, offset, patience, chunks)
+    first = stream.first
     try:
         await first.open()
         if not first.ranged:

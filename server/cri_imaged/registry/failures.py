@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping, Sequence
-
-import msgspec
+from collections.abc import Mapping, Sequence
 
 from cri_imaged.errors import (
     Attempt,
@@ -15,10 +13,6 @@ from cri_imaged.errors import (
     LimitExceededError,
     RegistryError,
 )
-from cri_imaged.registry.redaction import redact
-
-_SHOWN_CODES = 5
-_SHOWN_TEXT = 200
 
 
 class Kind(enum.Enum):
@@ -34,8 +28,6 @@ class Kind(enum.Enum):
     CORRUPT = "corrupt"
     """The host has something else under this digest, or no valid document."""
     TOO_LARGE = "too large"
-    PROGRESS = "progress"
-    """No byte within the progress timeout: the pull ends."""
 
 
 class HostFailure(Exception):  # noqa: N818  # not an error of the daemon: one host's answer
@@ -58,6 +50,19 @@ class HostFailure(Exception):  # noqa: N818  # not an error of the daemon: one h
         self.retry_after = retry_after
         """Seconds that the host asked to wait."""
 
+    def within(self, context: str) -> HostFailure:
+        """The same failure, with what it happened to in front."""
+        return self._saying(f"{context}: {self.outcome}")
+
+    def adding(self, note: str) -> HostFailure:
+        """The same failure, with a note behind."""
+        return self._saying(f"{self.outcome}; {note}")
+
+    def _saying(self, outcome: str) -> HostFailure:
+        return HostFailure(
+            self.kind, outcome, status=self.status, codes=self.codes, retry_after=self.retry_after
+        )
+
     @property
     def retryable(self) -> bool:
         """Whether the same host may succeed later."""
@@ -66,32 +71,7 @@ class HostFailure(Exception):  # noqa: N818  # not an error of the daemon: one h
     @property
     def unhealthy(self) -> bool:
         """Whether the host is to be tried last for a while."""
-        return self.kind in (Kind.UNREACHABLE, Kind.REFUSED, Kind.CORRUPT, Kind.PROGRESS)
-
-
-class _Error(msgspec.Struct):
-    code: str = ""
-    message: str = ""
-
-
-class _Errors(msgspec.Struct):
-    errors: list[_Error] = []
-
-
-def describe_body(body: bytes, secrets: Iterable[str]) -> tuple[tuple[str, ...], str]:
-    """Error codes and a short text from a registry's error body (distribution spec, "Error
-    Codes"); empty where it is something else. `secrets` are left out: a host may echo them."""
-    try:
-        errors = msgspec.json.decode(body, type=_Errors).errors[:_SHOWN_CODES]
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return (), ""
-    kept = tuple(secrets)
-    codes = tuple(printable(redact(error.code, kept), 80) for error in errors if error.code)
-    text = "; ".join(
-        ": ".join(printable(redact(part, kept), _SHOWN_TEXT) for part in parts if part)
-        for parts in ((error.code, error.message) for error in errors)
-    )
-    return codes, text
+        return self.kind in (Kind.UNREACHABLE, Kind.REFUSED, Kind.CORRUPT)
 
 
 def printable(text: str, limit: int) -> str:
@@ -103,7 +83,6 @@ def printable(text: str, limit: int) -> str:
 AUTHORITATIVE = (Kind.UNAUTHENTICATED, Kind.PERMISSION_DENIED, Kind.NOT_FOUND)
 """Final where the registry itself says it."""
 _RANKS: Mapping[Kind, int] = {
-    Kind.PROGRESS: 0,
     Kind.UNAUTHENTICATED: 1,
     Kind.PERMISSION_DENIED: 2,
     Kind.UNREACHABLE: 3,
@@ -125,7 +104,7 @@ def most_telling(kinds: Sequence[Kind]) -> Kind:
     The last host is the registry itself: what it says of existence and permission decides.
     Otherwise a denial weighs most, and "not found" needs every host to say so.
     """
-    if kinds[-1] in AUTHORITATIVE and Kind.PROGRESS not in kinds:
+    if kinds[-1] in AUTHORITATIVE:
         return kinds[-1]
     return min(kinds, key=lambda kind: _RANKS[kind])
 

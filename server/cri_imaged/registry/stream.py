@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator
 
 from cri_imaged.errors import CorruptContentError
-from cri_imaged.oci.descriptor import Descriptor
+from cri_imaged.registry.blob import BlobRequest
 from cri_imaged.registry.failures import HostFailure, Kind
-from cri_imaged.registry.hosts import Host
+from cri_imaged.registry.hosts.host import Host
+from cri_imaged.registry.http.response import Response
 from cri_imaged.registry.patience import Patience, Watch
-from cri_imaged.registry.transport import Response
-from cri_imaged.registry.tries import Tries
 
 _PROGRESS_BYTES = 64 << 10
 """Delivered since the last failure, they make the budget of tries whole again."""
 _TRAILING_SECONDS = 1.0
-_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
-
-Open = Callable[[Host, int, int | None], Awaitable[Response]]
-"""Opens the content at a host, from an offset, up to an end where one is given. Raises
-`HostFailure`."""
+_FRUITLESS = 3
+"""Answers to ranges, after which a host is asked for the whole: it may manage that."""
 
 
 class ContentStream:
@@ -32,27 +27,26 @@ class ContentStream:
 
     def __init__(
         self,
-        descriptor: Descriptor,
+        request: BlobRequest,
         offset: int,
-        *,
-        tries: Tries,
-        open_at: Open,
-        url: Callable[[Host], str],
         patience: Patience,
-        on_discredit: Callable[[Descriptor, Sequence[Host]], None],
         end: int | None = None,
     ) -> None:
-        self._descriptor = descriptor
+        self._request = request
+        self._descriptor = request.descriptor
         self._offset = offset
-        self._end = descriptor.size if end is None else end
-        self._tries = tries
-        self._open_at = open_at
-        self._url = url
+        self._end = request.descriptor.size if end is None else end
+        self._tries = request.tries()
         self._watch = Watch(patience)
-        self._on_discredit = on_discredit
         self._sources: list[Host] = []
         self._body: Response | None = None
         self._skip = 0
+        self._to_a_range = self._ranged = False
+        self._asked_ranges = False
+        """Whether any answer so far was to a range."""
+        self._fruitless = 0
+        """Answers to ranges, one after the other, that brought next to nothing."""
+        self._opened_at = offset
         self._started = 0.0
         self._waited_since = 0.0
         """For the next bytes: neither while they came nor while the reader was busy with them."""
@@ -65,12 +59,12 @@ class ContentStream:
             RegistryError, CorruptContentError
         """
         if self._offset < self._end:
-            self._body = await self._tries.run(self._request, self._url)
+            self._body = await self._tries.run(self._ask, self._request.url)
 
     @property
     def ranged(self) -> bool:
         """Whether the open host answered with the range that it was asked for."""
-        return self._body is not None and self._body.status == 206
+        return self._body is not None and self._ranged
 
     def extend(self) -> None:
         """Go on to the content's end after all."""
@@ -84,12 +78,12 @@ class ContentStream:
 
     def discredit(self) -> None:
         """See `ports.ByteStream.discredit`."""
-        self._on_discredit(self._descriptor, self._sources)
+        self._request.discredit(self._sources, of_ranges=self._asked_ranges)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         while self._offset < self._end:
             if self._body is None:
-                self._body = await self._tries.run(self._request, self._url)
+                self._body = await self._tries.run(self._ask, self._request.url)
             chunk = await self._read(self._body)
             if chunk is None:
                 continue
@@ -99,6 +93,7 @@ class ContentStream:
                 chunk = chunk[: self._end - self._offset]
             self._offset += len(chunk)
             self._settle(self._body, len(chunk))
+            self._request.account.answered(self._host.authority, len(chunk))
             yield chunk
             self._waited_since = time.monotonic()
             if self._offset < self._end and self._watch.too_slow():
@@ -107,20 +102,14 @@ class ContentStream:
                 )
         await self._check_end()
 
-    async def _request(self, host: Host) -> Response:
+    async def _ask(self, host: Host) -> Response:
         self._started = self._waited_since = time.monotonic()
-        try:
-            end = self._end if self._end < self._descriptor.size else None
-            response = await self._open_at(host, self._offset, end)
-        except HostFailure as failure:
-            raise self._watch.fail(failure, time.monotonic() - self._started) from None
-        try:
-            self._skip = leading_bytes(
-                response.status, response.headers, self._offset, self._descriptor.size
-            )
-        except HostFailure:
-            response.close()
-            raise
+        end = self._end if self._end < self._descriptor.size else None
+        opened = await self._request.open(host, self._offset, end)
+        response, self._skip = opened.response, opened.skip
+        self._to_a_range, self._ranged = opened.to_a_range, opened.ranged
+        self._asked_ranges |= opened.to_a_range
+        self._opened_at = self._offset
         response.limit_silence(self._watch.limit(self._tries.left))
         if host not in self._sources:
             self._sources.append(host)
@@ -133,7 +122,7 @@ class ContentStream:
         try:
             chunk = await body.read()
         except HostFailure as failure:
-            self._fail(self._watch.fail(failure, time.monotonic() - asked))
+            self._fail(failure)
             return None
         if not chunk:
             size = self._descriptor.size
@@ -141,8 +130,9 @@ class ContentStream:
                 HostFailure(Kind.UNREACHABLE, f"the body ended at {self._offset} of {size} bytes")
             )
             return None
+        self._watch.heard(len(chunk), time.monotonic() - asked)
+        await body.admit(len(chunk))
         self._waited_since = time.monotonic()
-        self._watch.heard(len(chunk), self._waited_since - asked)
         if not self._skip:
             return chunk
         skipped = min(self._skip, len(chunk))
@@ -151,9 +141,13 @@ class ContentStream:
 
     def _fail(self, failure: HostFailure) -> None:
         self.close()
+        if self._to_a_range and self._unsettled < _PROGRESS_BYTES:
+            self._fruitless += 1
+            if self._offset == self._opened_at or self._fruitless == _FRUITLESS:
+                self._request.doubt(self._host)
         self._unsettled = 0
         self._tries.failed(
-            self._host, failure, self._url(self._host), self._started, self._waited_since
+            self._host, failure, self._request.url(self._host), self._started, self._waited_since
         )
 
     def _settle(self, body: Response, size: int) -> None:
@@ -161,6 +155,7 @@ class ContentStream:
             self._unsettled += size
             if self._unsettled >= _PROGRESS_BYTES:
                 self._tries.progressed()
+                self._fruitless = 0
                 body.limit_silence(self._watch.limit())
 
     async def _check_end(self) -> None:
@@ -182,23 +177,3 @@ class ContentStream:
             f"{self._descriptor.digest}: {self._host.authority} sends more than the "
             f"{self._descriptor.size} bytes of its descriptor"
         )
-
-
-def leading_bytes(status: int, headers: Mapping[str, str], offset: int, size: int) -> int:
-    """How many bytes at a body's begin lie before `offset`, of a content of `size` bytes that was
-    asked for from `offset` (pure).
-
-    Raises:
-        HostFailure: the headers say that this is not the range, or not the content.
-    """
-    if status != 206:
-        length = headers.get("Content-Length", "")
-        if length.isascii() and length.isdigit() and int(length[:20]) != size:
-            raise HostFailure(Kind.CORRUPT, f"offers {length[:20]} bytes, want {size}")
-        return offset
-    found = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", "").strip())
-    if found is None or int(found[1]) != offset:
-        raise HostFailure(Kind.REFUSED, f"answers with another range than the one from {offset}")
-    if found[3] != "*" and int(found[3]) != size:
-        raise HostFailure(Kind.CORRUPT, f"offers {found[3]} bytes, want {size}")
-    return 0

@@ -11,11 +11,13 @@ from typing import TypeVar
 import structlog
 
 from cri_imaged.errors import Attempt, ImagedError
+from cri_imaged.ports import Account
 from cri_imaged.registry.failures import AUTHORITATIVE, HostFailure, Kind, conclude, most_telling
-from cri_imaged.registry.hosts import Host
+from cri_imaged.registry.hosts.host import Host
+from cri_imaged.registry.http.telemetry import Telemetry
 from cri_imaged.registry.retry import RetryPolicy
 
-_log = structlog.get_logger(__name__)
+log = structlog.get_logger()
 _T = TypeVar("_T")
 _KEPT_ATTEMPTS = 20
 _KNOWN_HOSTS = 1000
@@ -25,24 +27,28 @@ UNHEALTHY_SECONDS = 30.0
 class HostHealth:
     """Which hosts failed lately, over all pulls: they are tried last for a while."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, telemetry: Telemetry | None = None
+    ) -> None:
+        """`telemetry` is told who is tried again."""
         self._clock = clock
+        self._telemetry = telemetry or Telemetry()
         self._failed: dict[str, float] = {}
 
     def failed(self, host: Host) -> None:
         """The host could not be reached or delivered something wrong."""
-        now = self._clock()
-        if len(self._failed) >= _KNOWN_HOSTS:
-            self._failed = {
-                authority: failed
-                for authority, failed in self._failed.items()
-                if now - failed < UNHEALTHY_SECONDS
-            }
-        self._failed[host.authority] = now
+        self._failed.pop(host.authority, None)
+        self._failed[host.authority] = self._clock()
+        if len(self._failed) > _KNOWN_HOSTS:
+            del self._failed[next(iter(self._failed))]  # the one that failed first
 
     def succeeded(self, host: Host) -> None:
         """The host delivered."""
         self._failed.pop(host.authority, None)
+
+    def tried_again(self, host: Host) -> None:
+        """The host is asked once more for what it has failed at."""
+        self._telemetry.retried(host.authority)
 
     def is_suspect(self, host: Host) -> bool:
         """Whether the host failed within the last `UNHEALTHY_SECONDS`."""
@@ -53,13 +59,14 @@ class HostHealth:
 class _Standing:
     """Where one host stands within one `Tries`."""
 
-    __slots__ = ("failures", "host", "last", "not_before", "out")
+    __slots__ = ("answers", "failures", "host", "last", "not_before", "out")
 
     def __init__(self, host: Host) -> None:
         self.host = host
         self.failures = 0
         self.not_before = 0.0
         self.last: Kind | None = None
+        self.answers = False
         self.out = False
 
 
@@ -68,7 +75,9 @@ class Tries:
 
     Every host is tried once before any is tried again, whatever time is left: silent mirrors must
     not use up the registry's turn. A host whose answer is final is not asked again; the others
-    are, after the policy's wait or the one they asked for.
+    are, after the policy's wait or the one they asked for. The budget ends a request that is under
+    way only at a host that has not answered anything yet: one that did may be fetching what it was
+    asked for, and has the response header timeout.
     """
 
     def __init__(
@@ -77,8 +86,13 @@ class Tries:
         what: str,
         policy: RetryPolicy,
         health: HostHealth,
+        account: Account | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`what` begins the error's message: what could not be done."""
+        """`what` begins the error's message: what could not be done. `account` is told who
+        answers and who fails. `clock` is the event loop's."""
+        self._clock = clock
+        self._account = account or Account()
         self._standings = [_Standing(host) for host in hosts]
         self._what = what
         self._policy = policy
@@ -96,9 +110,12 @@ class Tries:
         """
         while True:
             standing = await self._next()
-            started = time.monotonic()
+            if standing.last is not None:
+                self._health.tried_again(standing.host)
+            started = self._clock()
+            unbounded = standing.last is None or standing.answers
             try:
-                async with asyncio.timeout(None if standing.last is None else self.left):
+                async with asyncio.timeout(None if unbounded else self.left):
                     result = await call(standing.host)
             except TimeoutError:
                 failure = HostFailure(
@@ -109,6 +126,7 @@ class Tries:
                 self.failed(standing.host, failure, url(standing.host), started)
             else:
                 self._health.succeeded(standing.host)
+                self._account.answered(standing.host.authority)
                 return result
 
     def failed(
@@ -119,9 +137,9 @@ class Tries:
         started: float,
         waited_since: float | None = None,
     ) -> None:
-        """Count a failure. Monotonic times: `started`, when the request was made, and
+        """Count a failure. Times by the clock: `started`, when the request was made, and
         `waited_since`, where that is later as bytes came in between."""
-        now = time.monotonic()
+        now = self._clock()
         if self._begun is None:
             self._begun = started if waited_since is None else waited_since
         if failure.unhealthy:
@@ -129,6 +147,7 @@ class Tries:
         standing = next(standing for standing in self._standings if standing.host is host)
         standing.failures += 1
         standing.last = failure.kind
+        standing.answers |= failure.status is not None
         standing.out = not failure.retryable
         jitter = random.random()  # noqa: S311  # spreads load, guards nothing
         standing.not_before = now + self._policy.delay(
@@ -137,17 +156,16 @@ class Tries:
         attempt = Attempt(
             host.authority, url, failure.outcome, now - started, failure.status, failure.codes
         )
+        self._account.count(attempt)
         self._attempts.append(attempt)
         del self._attempts[:-_KEPT_ATTEMPTS]
-        _log.info(
-            "registry.host_failed",
+        log.info(
+            "registry host failed",
             host=host.authority,
             url=url,
             outcome=failure.outcome,
             seconds=round(attempt.seconds, 3),
         )
-        if failure.kind is Kind.PROGRESS:
-            raise conclude(failure.kind, self._what, self._attempts)
 
     def progressed(self) -> None:
         """Enough was delivered: the budget is whole again."""
@@ -160,11 +178,11 @@ class Tries:
         """Seconds left of the budget; None where it has not begun, as nothing has failed."""
         if self._begun is None:
             return None
-        return max(self._begun + self._policy.seconds - time.monotonic(), 0.0)
+        return max(self._begun + self._policy.seconds - self._clock(), 0.0)
 
     async def _next(self) -> _Standing:
         while True:
-            now = time.monotonic()
+            now = self._clock()
             left = self.left
             live = [
                 standing

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Collection, Generator
 from pathlib import Path
 from typing import NamedTuple
 
-from cri_imaged.ports import Usage
-from cri_imaged.snapshots.copying import BLOCK, copy_node
-from cri_imaged.snapshots.directory import WRITE, Directory
+from cri_imaged.ports import DISK_BLOCK, Skipped, Usage
+from cri_imaged.snapshots.copying import copy_node
+from cri_imaged.snapshots.opened import WRITE, OpenDirectory
 from cri_imaged.snapshots.paths import Subtrees, split
+from cri_imaged.snapshots.tasks import Check, Growth
 
 _ITERATED = 64
 """Depth down to which directories are listed while they are walked, not beforehand: an open
@@ -39,6 +40,14 @@ class Hidden:
         return self._names.get(directory, ())
 
 
+class Grown(NamedTuple):
+    """What was added to a tree."""
+
+    usage: Usage
+    skipped: Skipped = Skipped()
+    """Devices that may not be made here."""
+
+
 class _Frame(NamedTuple):
     path: bytes
     entries: Generator[tuple[str, bool], None, None]
@@ -52,10 +61,10 @@ def fill(
     target: Path,
     source: Path,
     hidden: Hidden,
-    check: Callable[[], None],
+    check: Check,
     *,
     stage: Path | None = None,
-) -> Usage:
+) -> Grown:
     """Add to the tree `target` what `source` has and it has not.
 
     Files of `source` become further names of the same inodes; with `stage`, an empty directory
@@ -67,47 +76,52 @@ def fill(
         What `target` grew by.
     """
     if hidden.all_of(b""):
-        return Usage(0, 0)
+        return Grown(Usage(0, 0))
     with (
-        contextlib.nullcontext() if stage is None else Directory.open(stage, need=WRITE) as staged,
-        contextlib.closing(_Filling(target, source, hidden, check, staged)) as filling,
+        contextlib.nullcontext()
+        if stage is None
+        else OpenDirectory.open(stage, need=WRITE) as staged,
+        contextlib.closing(Filling(target, source, hidden, check, staged)) as filling,
     ):
         return filling.run()
 
 
-class _Filling:
+class Filling:
+    """See `fill`."""
+
     def __init__(
         self,
         target: Path,
         source: Path,
         hidden: Hidden,
-        check: Callable[[], None],
-        stage: Directory | None,
+        check: Check,
+        stage: OpenDirectory | None = None,
     ) -> None:
         self._hidden = hidden
-        self._check = check
         self._stage = stage
-        self._bytes = 0
-        self._inodes = 0
+        self._check = Growth(check)
+        self._devices_skipped = 0
         self._frames: list[_Frame] = []
-        self._own = Directory.open(target, need=WRITE)
+        self._own = OpenDirectory.open(target, need=WRITE)
         try:
-            self._below = Directory.open(source)
+            self._below = OpenDirectory.open(source)
         except BaseException:
             self._own.close()
             raise
 
     def close(self) -> None:
+        """Release the descriptors."""
         for frame in self._frames:
             frame.entries.close()
         self._own.close()
         self._below.close()
 
-    def run(self) -> Usage:
+    def run(self) -> Grown:
+        """Add all; what the target grew by."""
         self._push(b"", made=False)
         while self._frames:
             self._step(self._frames[-1])
-        return Usage(self._bytes, self._inodes)
+        return Grown(self._check.usage, Skipped(devices=self._devices_skipped))
 
     def _step(self, frame: _Frame) -> None:
         """Go on in the current directory: until one to enter is found, or to its end."""
@@ -119,15 +133,14 @@ class _Filling:
                 self._place(name)
             elif self._enter(frame, name):
                 return
-        self._leave(frame)
+        self._leave()
 
     def _enter(self, frame: _Frame, name: str) -> bool:
         path = frame.path + b"/" + os.fsencode(name) if frame.path else os.fsencode(name)
         made = True
         try:
             os.mkdir(name, 0o700, dir_fd=self._own.fd)
-            self._inodes += 1
-            self._bytes += BLOCK
+            self._check.grew(DISK_BLOCK, 1)
         except FileExistsError:
             made = False
             if self._hidden.all_of(path):
@@ -136,8 +149,15 @@ class _Filling:
             self._move(name)
         except NotADirectoryError:
             return False
+        if not made and self._skips():
+            self._move("..")
+            return False
         self._push(path, made=made)
         return True
+
+    def _skips(self) -> bool:
+        """Whether the target's directory, which was there before, takes nothing."""
+        return False
 
     def _push(self, path: bytes, *, made: bool) -> None:
         entries = _entries(self._below.fd)
@@ -147,19 +167,19 @@ class _Filling:
         times = None if made else (info.st_atime_ns, info.st_mtime_ns)
         self._frames.append(_Frame(path, entries, self._hidden.names(path), times))
 
-    def _leave(self, frame: _Frame) -> None:
+    def _leave(self) -> None:
+        frame = self._frames.pop()
         if frame.times is None:
             self._own.copy_metadata(self._below)
         else:
             os.utime(self._own.fd, ns=frame.times)
-        self._frames.pop()
         if self._frames:
             self._move("..")
 
     def _move(self, name: str) -> None:
-        own = Directory.open(name, self._own.fd, WRITE)
+        own = OpenDirectory.open(name, self._own.fd, WRITE)
         try:
-            below = Directory.open(name, self._below.fd)
+            below = OpenDirectory.open(name, self._below.fd)
         except BaseException:
             own.close()
             raise
@@ -190,8 +210,8 @@ class _Filling:
 
     def _copy(self, name: str) -> None:
         try:
-            self._bytes += copy_node((self._below.fd, name), (self._own.fd, name))
-            self._inodes += 1
+            if not copy_node((self._below.fd, name), (self._own.fd, name), self._check):
+                self._devices_skipped += 1
         except FileExistsError:
             pass
 

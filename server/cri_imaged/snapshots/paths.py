@@ -1,39 +1,12 @@
-"""Paths inside a layer, as a worker that has read hostile bytes reports them."""
+"""Where paths of a layer lie in relation to one another."""
 
 from __future__ import annotations
-
-from cri_imaged.errors import CorruptContentError
-
-
-def components(path: bytes) -> tuple[bytes, ...]:
-    """Split a relative path. `b""`, the root, has none.
-
-    Raises:
-        CorruptContentError: absolute, or with an empty, `.` or `..` component, or a NUL byte.
-    """
-    if not path:
-        return ()
-    parts = tuple(path.split(b"/"))
-    if b"\0" in path or any(part in (b"", b".", b"..") for part in parts):
-        raise CorruptContentError(f"layer path {show(path)} does not stay in the layer")
-    return parts
-
-
-def check_name(path: bytes) -> None:
-    """Refuse the root too where something is to be made or hidden. As `components`."""
-    if not components(path):
-        raise CorruptContentError("a layer cannot hide or link its own root")
 
 
 def split(path: bytes) -> tuple[bytes, bytes]:
     """Parent and last component of a path that is not the root."""
     parent, _, name = path.rpartition(b"/")
     return parent, name
-
-
-def show(path: bytes) -> str:
-    """`path` for a message: printable, and cut where it is long."""
-    return repr(path[:256].decode(errors="backslashreplace"))
 
 
 class Subtrees:

@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from collections import deque
+from typing import Protocol
 
 from cri_imaged.errors import LimitExceededError
-from cri_imaged.snapshots.paths import components, show
-from cri_imaged.snapshots.stack import Stack
+from cri_imaged.oci.layer_path import components, show
+from cri_imaged.snapshots.paths import split
 
 _LOOK_UPS = 1 << 17
 """For all directories of one layer together: about a second, and a hundred times what layers need
 that are not made to hurt."""
 
 
-class Resolver:
+class Linking(Protocol):
+    """Something in a tree."""
+
+    def link(self) -> bytes | None:
+        """Its target, where it is a symbolic link."""
+        ...
+
+
+class LinkTree(Protocol):
+    """A merged tree."""
+
+    def find(self, path: bytes) -> Linking | None:
+        """What is visible at `path`, not the root, which is reached through directories only."""
+        ...
+
+
+class LinkResolver:
     """Resolves directories through links, each directory once."""
 
-    def __init__(self, tree: Stack, symlinks: int) -> None:
+    def __init__(self, tree: LinkTree, symlinks: int) -> None:
         """At most `symlinks` links may lead to one directory."""
         self._tree = tree
         self._symlinks = symlinks
@@ -35,6 +50,14 @@ class Resolver:
             self._known[directory] = self._resolve(directory)
         return self._known[directory]
 
+    def target(self, path: bytes) -> bytes | None:
+        """`path`, the links among its parents followed; None where they lead nowhere."""
+        parent, name = split(path)
+        above = self.resolve(parent)
+        if above is None:
+            return None
+        return above + b"/" + name if above else name
+
     def _resolve(self, directory: bytes) -> bytes | None:
         pending = deque(components(directory))
         resolved: list[bytes] = []
@@ -50,13 +73,13 @@ class Resolver:
             found = self._tree.find(b"/".join((*resolved, part)))
             if found is None:
                 return None
-            if not stat.S_ISLNK(found.info.st_mode):
+            target = found.link()
+            if target is None:
                 resolved.append(part)
                 continue
             symlinks -= 1
             if symlinks < 0 or self._left < 0:
                 raise LimitExceededError(f"{show(directory)} leads through too many symbolic links")
-            target = os.readlink(found.name, dir_fd=found.directory)
             if target.startswith(b"/"):
                 resolved.clear()
             pending.extendleft(reversed(target.split(b"/")))

@@ -9,26 +9,46 @@ import contextlib
 import errno
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from cri_imaged.errors import CorruptContentError
 from cri_imaged.limits import Limits
-from cri_imaged.ports import Applied
-from cri_imaged.snapshots.copying import BLOCK, copy_node
-from cri_imaged.snapshots.directory import WRITE, Directory, set_owner
-from cri_imaged.snapshots.paths import Subtrees, check_name, components, show, split
-from cri_imaged.snapshots.resolving import Resolver
-from cri_imaged.snapshots.stack import Found, Stack
+from cri_imaged.oci.layer_path import check_name, components, show
+from cri_imaged.ports import DISK_BLOCK, Applied, Skipped, Usage
+from cri_imaged.snapshots.copying import copy_node
+from cri_imaged.snapshots.devices import make_device
+from cri_imaged.snapshots.opened import WRITE, OpenDirectory, set_owner
+from cri_imaged.snapshots.paths import Subtrees, split
+from cri_imaged.snapshots.resolving import LinkResolver
+from cri_imaged.snapshots.stack import Stack
+from cri_imaged.snapshots.tasks import Check, Growth
 
 DEFAULT_MODE = 0o755
 """Of a directory that no layer describes."""
+_MANY_PATHS = 2000
+"""From which on a seal is large: it may hold them in memory."""
+
+
+def is_large(applied: Applied) -> bool:
+    """Whether the seal of a layer takes much memory."""
+    paths = (applied.whiteouts, applied.opaques, applied.links, applied.devices)
+    return sum(map(len, paths)) > _MANY_PATHS
+
+
+class _Disturbed(NamedTuple):
+    """A directory that is being changed, and the times that it is to have."""
+
+    path: bytes
+    fd: int
+    times: tuple[int, int]
 
 
 class Seal:
     """One layer's directory while it is sealed on top of its parents.
 
-    Directory times that sealing disturbs are put back by `finish`.
+    The times of directories that the seal disturbs are put back, at the latest when `open` is left.
     """
 
     def __init__(
@@ -37,17 +57,16 @@ class Seal:
         lower: Stack,
         applied: Applied,
         limits: Limits,
-        check: Callable[[], None],
+        check: Check,
     ) -> None:
         self.applied = applied
         self.lower = lower
-        self.opaques = Subtrees(applied.opaques)
-        self.bytes = 0
-        self.inodes = 0
+        self.opaques = Subtrees(tuple(applied.opaques))
+        self._devices_skipped = 0
         self._own = own
-        self.check = check
-        self._resolver = Resolver(lower, limits.symlinks_followed)
-        self._times: dict[bytes, tuple[int, int]] = {}
+        self._check = Growth(check)
+        self._resolver = LinkResolver(lower, limits.symlinks_followed)
+        self._disturbed: _Disturbed | None = None
 
     @classmethod
     @contextlib.contextmanager
@@ -56,7 +75,7 @@ class Seal:
         layer: Path,
         parents: Sequence[Path],
         applied: Applied,
-        check: Callable[[], None],
+        check: Check,
         *,
         overlay: bool,
         limits: Limits,
@@ -73,26 +92,56 @@ class Seal:
             Stack([layer], overlay=False, need=WRITE) as own,
             Stack(parents, overlay=overlay, limit=limits.seal_directories) as lower,
         ):
-            for path in applied.opaques:
-                components(path)
-            for path in (*applied.whiteouts, *itertools.chain(*applied.links)):
-                check_name(path)
             seal = cls(own, lower, applied, limits, check)
-            seal._describe_implicit()
-            seal._copy_links()
-            yield seal
-            seal._put_back_times()
+            try:
+                seal._check_paths()
+                seal._describe_implicit()
+                seal._copy_links()
+                yield seal
+            finally:
+                seal._put_back_times()
 
-    def below(self, path: bytes) -> Found | None:
-        """What the layers below show at `path`, as far as this layer's opaque directories let
-        them."""
-        return None if self.opaques.cover(path) else self.lower.find(path)
+    def check(self) -> None:
+        """To be called often, where nothing that was found is used further."""
+        self._check(self._let_go)
 
-    def directory_below(self, path: bytes) -> Directory | None:
-        """As `below`, where that is a directory. Good until the next look below."""
+    def grew(self, size: int = 0) -> None:
+        """Tell of an inode that was made, and of the bytes that it takes."""
+        self._check.grew(size, 1)
+
+    @property
+    def usage(self) -> Usage:
+        """What the layer has by now."""
+        return self.applied.usage + self._check.usage
+
+    @property
+    def skipped(self) -> Skipped:
+        """What could not be put on disk, when the layer was applied or now."""
+        return self.applied.skipped + Skipped(devices=self._devices_skipped)
+
+    def _let_go(self) -> None:
+        self._put_back_times()
+        self._own.close()
+        self.lower.close()
+
+    def _check_paths(self) -> None:
+        for path in self.applied.opaques:
+            self.check()
+            components(path)
+        for path in itertools.chain(
+            self.applied.whiteouts,
+            itertools.chain.from_iterable(self.applied.links),
+            itertools.chain.from_iterable(device.names for device in self.applied.devices),
+        ):
+            self.check()
+            check_name(path)
+
+    def directory_below(self, path: bytes) -> OpenDirectory | None:
+        """The directory that the layers below show at `path`, as far as this layer's opaque
+        directories let them. Good until the next look below."""
         return None if self.opaques.cover(path) else self.lower.directory(path)
 
-    def own(self, path: bytes) -> Directory:
+    def own(self, path: bytes) -> OpenDirectory:
         """This layer's directory `path`. Good until the next call.
 
         Raises:
@@ -103,7 +152,7 @@ class Seal:
             raise CorruptContentError(f"layer has no directory {show(path)}")
         return directory
 
-    def change(self, path: bytes) -> Directory:
+    def change(self, path: bytes) -> OpenDirectory:
         """This layer's directory `path`, made if it is missing, about to be changed. Good until
         the next call.
 
@@ -129,14 +178,15 @@ class Seal:
             os.mkdir(name, DEFAULT_MODE, dir_fd=above.fd)
         except FileExistsError as error:
             raise CorruptContentError(f"layer has no directory at {show(path)}") from error
-        self.inodes += 1
-        self.bytes += BLOCK
+        self.grew(DISK_BLOCK)
         self._describe(path)
 
-    def _remember(self, path: bytes, directory: Directory) -> None:
-        if path not in self._times:
+    def _remember(self, path: bytes, directory: OpenDirectory) -> None:
+        if self._disturbed is None or self._disturbed.path != path:
+            self._put_back_times()
             info = os.fstat(directory.fd)
-            self._times[path] = (info.st_atime_ns, info.st_mtime_ns)
+            times = (info.st_atime_ns, info.st_mtime_ns)
+            self._disturbed = _Disturbed(path, os.dup(directory.fd), times)
 
     def _describe_implicit(self) -> None:
         for path in self.applied.implicit:
@@ -148,21 +198,39 @@ class Seal:
         own = self.own(path)
         shown = self.directory_below(path)
         if shown is not None:
+            self._put_back_times()
             own.copy_metadata(shown)
-            self._times.pop(path, None)
-            self._remember(path, own)
         else:
             set_owner(own.fd, 0, 0)
             own.set_mode(DEFAULT_MODE)
 
-    def _copy_links(self) -> None:
+    def _make_devices(self) -> set[bytes]:
+        """Make the layer's device nodes and the links to them. Returns their names."""
         made: set[bytes] = set()
+        for device in self.applied.devices:
+            self.check()
+            first, *others = device.names
+            parent, name = split(first)
+            try:
+                if not make_device(self.change(parent).fd, name, device):
+                    self._devices_skipped += len(device.names)
+                    continue
+            except FileExistsError as error:
+                raise CorruptContentError(f"device {show(first)}: {error.strerror}") from error
+            self.grew()
+            for other in others:
+                self._link(first, other)
+            made.update(device.names)
+        return made
+
+    def _copy_links(self) -> None:
+        made = self._make_devices()
         copies: dict[bytes, bytes] = {}
         for name, target in self.applied.links:
             self.check()
             source = target if target in made else copies.get(target)
             if source is None or not self._link(source, name):
-                path = self._resolve(target)
+                path = self._resolver.target(target)
                 # Behind a link of the layers below there may be a file of this one.
                 if path is None or path == target or not self._link(path, name):
                     self._copy_up(target, path, name)
@@ -200,25 +268,20 @@ class Seal:
             )
         parent, last = split(name)
         try:
-            self.bytes += copy_node((found.directory, found.name), (self.change(parent).fd, last))
+            made = copy_node(
+                (found.directory, found.name), (self.change(parent).fd, last), self._check
+            )
         except FileExistsError as error:
             raise _unusable(name, error) from error
-        self.inodes += 1
-
-    def _resolve(self, target: bytes) -> bytes | None:
-        """`target`, the links of the layers below among its parents followed; None where they lead
-        nowhere."""
-        parent, name = split(target)
-        above = self._resolver.resolve(parent)
-        if above is None:
-            return None
-        return above + b"/" + name if above else name
+        self._devices_skipped += not made
 
     def _put_back_times(self) -> None:
-        # Not by depth: setting a directory's times does not disturb its parent's.
-        for path, times in self._times.items():
-            self.check()
-            os.utime(self.own(path).fd, ns=times)
+        disturbed, self._disturbed = self._disturbed, None
+        if disturbed is not None:
+            try:
+                os.utime(disturbed.fd, ns=disturbed.times)
+            finally:
+                os.close(disturbed.fd)
 
 
 def _unusable(name: bytes, error: OSError) -> CorruptContentError:

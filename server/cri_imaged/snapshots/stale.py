@@ -12,14 +12,17 @@ from cri_imaged.ports import Mount, View
 def stale_views(mounted: Sequence[MountInfo], views: Sequence[View]) -> list[str]:
     """Keys of `views` that are not mounted in the mount namespace that `mounted` lists.
 
-    Read-only views of one snapshot cannot be told apart: where one is mounted, none is stale.
-    Mounts in other namespaces are not seen.
+    Read-only views of one snapshot cannot be told apart: where one is mounted, none is stale. Nor
+    is one whose mounts are not known. Mounts in other namespaces are not seen.
     """
     overlays = [_layers(options.options) for options in mounted if options.type == "overlay"]
-    places = {(mount.device, mount.root) for mount in mounted}
+    # A layer may be mounted itself, which shows no view.
+    sources = {mount.source for view in views for mount in view.mounts}
+    places = {(mount.device, mount.root) for mount in mounted if mount.mount_point not in sources}
+    known = [view for view in views if view.mounts]
     return [
         view.key
-        for view in views
+        for view in known
         if not any(_is_mounted(mount, mounted, overlays, places) for mount in view.mounts)
     ]
 

@@ -5,4 +5,4 @@ go 1.26
 
 tool sigs.k8s.io/cri-tools/cmd/crictl
 
-require sigs.k8s.io/cri-tools v1.36.0
+require sigs.k8s.io/cri-tools v1.37.0

@@ -12,7 +12,7 @@ from cri_imaged.cli.client import call
 from cri_imaged.cli.commands.serve import read_settings
 from cri_imaged.cli.failure import ExitCode, Failure
 from cri_imaged.cli.options import Address, Format
-from cri_imaged.cli.output import Output, counted, document, show, show_json, size
+from cri_imaged.cli.output import Output, counted, document, show, show_data, size
 from cri_imaged.cli.progress import bar
 from cri_imaged.config import Config
 from cri_imaged.errors import ConfigError
@@ -69,8 +69,23 @@ def check(
         problems, summary = call(
             address, lambda daemon: _follow(daemon.node.CheckStore(request), output)
         )
-    if output is Output.JSON:
-        show_json({"problems": [document(each) for each in problems], "summary": document(summary)})
+    _show_result(problems, summary, output)
+    if left := summary.problems - summary.repaired:
+        raise Failure(
+            ExitCode.FAILED,
+            f"{counted(left, 'problem')} left in the store",
+            "pull the images concerned again" if repair else "`cri-imaged check --repair`",
+        )
+
+
+def _show_result(
+    problems: list[node_pb2.CheckProblem], summary: node_pb2.CheckSummary, output: Output
+) -> None:
+    if output.structured:
+        show_data(
+            {"problems": [document(each) for each in problems], "summary": document(summary)},
+            output,
+        )
     else:
         looked_at = (
             counted(summary.images, "image"),
@@ -80,12 +95,6 @@ def check(
         )
         found = counted(summary.problems, "problem")
         show(f"checked {', '.join(looked_at)}: {found}, {summary.repaired} repaired")
-    if left := summary.problems - summary.repaired:
-        raise Failure(
-            ExitCode.FAILED,
-            f"{counted(left, 'problem')} left in the store",
-            "pull the images concerned again" if repair else "`cri-imaged check --repair`",
-        )
 
 
 def _check_offline(config: Config, *, repair: bool, output: Output) -> Result:
@@ -112,7 +121,7 @@ async def _follow(answers: AsyncIterable[node_pb2.CheckStoreResponse], output: O
                     move(now.subject, now.bytes_checked, now.bytes_total)
                 case "problem":
                     problems.append(answer.problem)
-                    if output is Output.TEXT:
+                    if not output.structured:
                         show(describe(answer.problem))
                 case "summary":
                     summary = answer.summary

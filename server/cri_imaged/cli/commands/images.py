@@ -1,29 +1,47 @@
-"""`cri-imaged images`, `inspect`, `rm` and `fs`: what is in the store."""
+"""`cri-imaged images`."""
 
 from __future__ import annotations
 
-import json
-from typing import Annotated, Any
+import re
+import time
+from typing import TYPE_CHECKING, Annotated, Any
 
+import grpc
 import typer
 
-from cri_imaged.cli.client import ANSWER_SECONDS, Daemon, call
-from cri_imaged.cli.failure import ExitCode, Failure
-from cri_imaged.cli.options import Address, Format, Handler
+from cri_imaged.cli.client import Daemon, call
+from cri_imaged.cli.image_list import (
+    FIELDS,
+    Row,
+    described,
+    filtered,
+    key_of,
+    listed,
+    rows_of,
+)
+from cri_imaged.cli.options import Address, Format
 from cri_imaged.cli.output import (
     Output,
     document,
-    short_id,
+    note,
     show,
     show_columns,
-    show_json,
-    size,
-    split_tag,
-    time,
+    show_data,
+    show_escaped,
 )
-from cri_imaged.rpc.runtime.v1 import api_pb2
+from cri_imaged.cli.templates import Template
+from cri_imaged.obs.terminal import escaped
 
-NONE = "<none>"
+if TYPE_CHECKING:
+    from cri_imaged.rpc.node.v1 import history_pb2
+
+_HEADERS = {
+    "Repository": "IMAGE",
+    "ID": "IMAGE ID",
+    "CreatedSince": "CREATED",
+    "CreatedAt": "CREATED AT",
+}
+"""Of columns whose header is not the field's name in capitals."""
 
 
 def images(
@@ -31,6 +49,30 @@ def images(
         str, typer.Argument(help="Show only images of this name, tag, digest or ID.")
     ] = "",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print full IDs only.")] = False,
+    digests: Annotated[bool, typer.Option("--digests", help="Show digests too.")] = False,
+    no_trunc: Annotated[bool, typer.Option("--no-trunc", help="Show whole image IDs.")] = False,
+    filters: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--filter",
+            "-f",
+            metavar="KEY=VALUE",
+            help="reference=PATTERN, dangling=BOOL, pinned=BOOL, before=IMAGE, since=IMAGE or "
+            "until=DURATION; several have to fit all.",
+            show_default=False,
+        ),
+    ] = None,
+    template: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            metavar="TEMPLATE",
+            help="A line for each image, as for docker: {{.Repository}}, {{.Tag}}, {{.Digest}}, "
+            "{{.ID}}, {{.CreatedSince}}, {{.CreatedAt}}, {{.Size}}, {{.Pinned}}, {{.Handler}}. "
+            "json: all of them. table before it: columns.",
+            show_default=False,
+        ),
+    ] = "",
     output: Format = Output.TEXT,
     address: Address = None,
 ) -> None:
@@ -40,194 +82,76 @@ def images(
     Examples:
       cri-imaged images
       cri-imaged images busybox
-      cri-imaged images -q
+      cri-imaged images -q --filter dangling=true
+      cri-imaged images --digests --no-trunc
+      cri-imaged images --filter 'reference=registry.example/*' --filter until=720h
+      cri-imaged images --format '{{.Repository}}:{{.Tag}} {{.Size}}'
       cri-imaged images -o json | jq '.images[] | select(.pinned) | .repo_tags'
     """
-    found = call(address, lambda daemon: _list(daemon, name))
-    if output is Output.JSON:
-        show_json({"images": [document(image) for image in found]})
+    shown = _columns(template, digests)
+    rows, counts = call(address, lambda daemon: _rows(daemon, name, counted=output.structured))
+    rows = filtered(rows, filters or ())
+    if output.structured:
+        found = {key_of(row.image): row for row in rows}.values()
+        show_data({"images": [_document(row, counts) for row in found]}, output)
     elif quiet:
-        for image in found:
-            show(image.id)
+        for image_id in dict.fromkeys(row.image.id for row in rows):
+            show(image_id)
+    elif rows or not (name or filters):
+        _show(rows, shown, no_trunc)
     else:
-        show_columns(
-            ("IMAGE", "TAG", "IMAGE ID", "SIZE", "PINNED"),
-            [row for image in found for row in image_rows(image)],
-        )
+        note("no such image is present; `cri-imaged images` lists all")
 
 
-async def _list(daemon: Daemon, name: str) -> list[api_pb2.Image]:
-    request = api_pb2.StreamImagesRequest()
-    if name:
-        request.filter.image.image = name
-    batches = daemon.images.StreamImages(request, timeout=ANSWER_SECONDS)
-    return [image async for batch in batches for image in batch.images]
+def _columns(template: str, digests: bool) -> Template | list[str]:
+    """What is shown of a row: a line, or the names of columns; none for the usual ones."""
+    table = re.fullmatch(r"table\s*(.*)", template, re.DOTALL)
+    if template and not table:
+        return Template("{{json .}}" if template == "json" else template, FIELDS)
+    if table and table[1]:
+        return [name for name in Template(table[1], FIELDS).names if name]
+    digest = ["Digest"] if digests else []
+    return ["Repository", "Tag", *digest, "ID", "CreatedSince", "Size", "Pinned"]
 
 
-def image_rows(image: api_pb2.Image) -> list[tuple[str, str, str, str, str]]:
-    """One row for each tag; an image without tags is shown by its repository."""
-    names = [split_tag(tag) for tag in image.repo_tags]
-    if not names:
-        digests = image.repo_digests or [NONE]
-        names = [(digests[0].partition("@")[0], NONE)]
-    pinned = "yes" if image.pinned else ""
-    return [(*name, short_id(image.id), size(image.size), pinned) for name in names]
-
-
-def inspect(
-    name: Annotated[str, typer.Argument(help="A name, or a full or truncated ID.")],
-    runtime_handler: Handler = "",
-    output: Format = Output.TEXT,
-    address: Address = None,
-) -> None:
-    """Show all that is known about one image.
-
-    \b
-    Examples:
-      cri-imaged inspect busybox
-      cri-imaged inspect 9f27bd
-      cri-imaged inspect -o json busybox | jq .info.info.imageSpec.config.Cmd
-    """
-    spec = api_pb2.ImageSpec(image=name, runtime_handler=runtime_handler)
-    answer = call(address, lambda daemon: _status(daemon, spec, verbose=True))
-    info = {key: _parsed(value) for key, value in sorted(answer.info.items())}
-    if output is Output.JSON:
-        show_json({"image": document(answer.image), "info": info})
+def _show(rows: list[Row], shown: Template | list[str], no_trunc: bool) -> None:
+    now = time.time()
+    fields = [row.fields(whole_ids=no_trunc, now=now) for row in rows]
+    if isinstance(shown, Template):
+        for each in fields:
+            show_escaped(shown.render({key: escaped(value) for key, value in each.items()}))
         return
-    for label, value in _description(answer.image, info):
-        show(f"{label + ':':<13} {value}")
-
-
-def _description(image: api_pb2.Image, info: dict[str, Any]) -> list[tuple[str, str]]:
-    lines = [("id", image.id)]
-    lines += [("tag", tag) for tag in image.repo_tags]
-    lines += [("digest", digest) for digest in image.repo_digests]
-    lines.append(("size", f"{size(image.size)} compressed"))
-    if user := str(image.uid.value) if image.HasField("uid") else image.username:
-        lines.append(("user", user))
-    if image.spec.runtime_handler:
-        lines.append(("handler", image.spec.runtime_handler))
-    lines.append(("pinned", "yes" if image.pinned else "no"))
-    facts = info.get("info")
-    if isinstance(facts, dict):
-        lines += [
-            (label, value if isinstance(value, str) else json.dumps(value))
-            for label, value in _interesting(facts)
-            if value
-        ]
-    return lines
-
-
-def _interesting(facts: dict[str, Any]) -> list[tuple[str, Any]]:
-    spec = facts.get("imageSpec") or {}
-    config = spec.get("config") or {}
-    platform = [str(spec.get(key) or "") for key in ("os", "architecture", "variant")]
-    return [
-        ("chain id", facts.get("chainID")),
-        ("platform", "/".join(part for part in platform if part)),
-        ("created", spec.get("created")),
-        ("entrypoint", config.get("Entrypoint")),
-        ("command", config.get("Cmd")),
-        ("directory", config.get("WorkingDir")),
-        ("labels", config.get("Labels")),
-    ]
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-async def _status(
-    daemon: Daemon, spec: api_pb2.ImageSpec, *, verbose: bool = False
-) -> api_pb2.ImageStatusResponse:
-    """The image's status. Raises `Failure` where it is not present."""
-    request = api_pb2.ImageStatusRequest(image=spec, verbose=verbose)
-    answer = await daemon.images.ImageStatus(request, timeout=ANSWER_SECONDS)
-    if not answer.HasField("image"):
-        raise Failure(
-            ExitCode.NOT_FOUND,
-            f"no image {spec.image} is present",
-            "`cri-imaged images` lists what is; `cri-imaged pull` brings more",
-        )
-    return answer
-
-
-def rm(
-    names: Annotated[
-        list[str], typer.Argument(help="Names, or full or truncated IDs.", metavar="NAME...")
-    ],
-    output: Format = Output.TEXT,
-    address: Address = None,
-) -> None:
-    """Remove images, each with all its names.
-
-    An image that is mounted disappears from the list at once; its disk space comes back when it is
-    unmounted.
-
-    \b
-    Examples:
-      cri-imaged rm busybox
-      cri-imaged rm $(cri-imaged images -q)
-    """
-    removed: list[str] = []
-    try:
-        call(address, lambda daemon: _remove(daemon, names, output, removed))
-    finally:
-        if output is Output.JSON:
-            show_json({"removed": removed})
-
-
-async def _remove(daemon: Daemon, names: list[str], output: Output, removed: list[str]) -> None:
-    """Remove what is there, then fail for the first name that is not. `removed` gets their IDs."""
-    absent: Failure | None = None
-    for name in names:
-        spec = api_pb2.ImageSpec(image=name)
-        try:
-            image = (await _status(daemon, spec)).image
-        except Failure as failure:
-            absent = absent or failure
-            continue
-        request = api_pb2.RemoveImageRequest(image=api_pb2.ImageSpec(image=image.id))
-        await daemon.images.RemoveImage(request, timeout=ANSWER_SECONDS)
-        removed.append(image.id)
-        if output is Output.TEXT:
-            show(f"removed {image.id}")
-    if absent:
-        raise absent
-
-
-def fs(output: Format = Output.TEXT, address: Address = None) -> None:
-    """Show the disk space that images take.
-
-    There is a line for each snapshotter, the default one first. The first line includes the
-    compressed blobs.
-
-    \b
-    Examples:
-      cri-imaged fs
-      cri-imaged fs -o json | jq '.image_filesystems[0].used_bytes'
-    """
-    answer = call(
-        address,
-        lambda daemon: daemon.images.ImageFsInfo(
-            api_pb2.ImageFsInfoRequest(), timeout=ANSWER_SECONDS
-        ),
-    )
-    if output is Output.JSON:
-        show_json(document(answer))
-        return
+    if any(each["Handler"] for each in fields) and "Handler" not in shown:
+        shown = [*shown, "Handler"]
     show_columns(
-        ("DIRECTORY", "USED", "INODES", "MEASURED"),
-        [
-            (
-                entry.fs_id.mountpoint,
-                size(entry.used_bytes.value),
-                str(entry.inodes_used.value),
-                time(entry.timestamp),
-            )
-            for entry in answer.image_filesystems
-        ],
+        [_HEADERS.get(column, column.upper()) for column in shown],
+        [[each[column] for column in shown] for each in fields],
     )
+
+
+async def _rows(
+    daemon: Daemon, name: str, *, counted: bool
+) -> tuple[list[Row], list[history_pb2.PullCount]]:
+    """A row for each tag; and, where it is `counted`, how often images were pulled."""
+    images = await listed(daemon, name)
+    try:
+        found = await described(daemon)
+    except grpc.aio.AioRpcError:
+        found = {}  # an older daemon must keep nobody from what he asked for
+    counts: list[history_pb2.PullCount] = []
+    if counted:
+        from cri_imaged.cli.pull_counts import pull_counts
+
+        counts = await pull_counts(daemon, images[0].id if name and images else "")
+    return [
+        row
+        for image in images
+        for row in rows_of(image, found[key_of(image)].built_at if key_of(image) in found else 0)
+    ], counts
+
+
+def _document(row: Row, counts: list[history_pb2.PullCount]) -> dict[str, Any]:
+    from cri_imaged.cli.pull_counts import counts_of
+
+    pulls = [document(each) for each in counts_of(row.image, counts)]
+    return {**document(row.image), "built_at": row.built or None, "pulls": pulls}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,7 @@ from cri_imaged import mounting
 from cri_imaged.cli.client import ANSWER_SECONDS, Daemon, call
 from cri_imaged.cli.failure import ExitCode, Failure
 from cri_imaged.cli.options import Address, Format, Handler
-from cri_imaged.cli.output import Output, document, show, show_columns, show_json, time
+from cri_imaged.cli.output import Output, document, show, show_columns, show_data, time
 from cri_imaged.ports import Mount
 from cri_imaged.rpc.node.v1 import node_pb2
 
@@ -22,6 +23,12 @@ def mount(
     directory: Annotated[Path, typer.Argument(help="An existing directory.", metavar="DIR")],
     rw: Annotated[
         bool, typer.Option("--rw", help="Writable; what is written is lost at umount.")
+    ] = False,
+    suid: Annotated[
+        bool, typer.Option("--suid", help="Let the image's set-user-ID programs take effect.")
+    ] = False,
+    dev: Annotated[
+        bool, typer.Option("--dev", help="Let the image's device nodes be used.")
     ] = False,
     no_mount: Annotated[
         bool,
@@ -33,9 +40,10 @@ def mount(
 ) -> None:
     """Mount an image's root file system on DIR.
 
-    It is mounted in this shell's mount namespace, which needs root. The daemon keeps a view of the
-    image under DIR's absolute path, so that the image may be removed while it is mounted.
-    `cri-imaged umount DIR` gives it back.
+    It is mounted in this shell's mount namespace, which needs root. Its set-user-ID programs and
+    device nodes have no power there, as every local user could use them, unless --suid or --dev
+    says otherwise. The daemon keeps a view of the image under DIR's absolute path, so that the
+    image may be removed while it is mounted. `cri-imaged umount DIR` gives it back.
 
     \b
     Examples:
@@ -50,9 +58,11 @@ def mount(
     request = node_pb2.CreateViewRequest(
         image=image, runtime_handler=runtime_handler, key=key_of(target), writable=rw
     )
-    view = call(address, lambda daemon: _mount(daemon, request, None if no_mount else target))
-    if output is Output.JSON:
-        show_json(document(view))
+    forbidden = [option for option, wanted in (("nosuid", suid), ("nodev", dev)) if not wanted]
+    where = None if no_mount else target
+    view = call(address, lambda daemon: mount_view(daemon, request, where, forbidden))
+    if output.structured:
+        show_data(document(view), output)
     elif no_mount:
         for each in view.mounts:
             show(f"mount -t {each.type} -o {','.join(each.options)} {each.source} {target}")
@@ -60,14 +70,25 @@ def mount(
         show(f"mounted {view.image_id} on {target}")
 
 
-async def _mount(
-    daemon: Daemon, request: node_pb2.CreateViewRequest, target: Path | None
+async def mount_view(
+    daemon: Daemon,
+    request: node_pb2.CreateViewRequest,
+    target: Path | None,
+    options: Sequence[str] = (),
 ) -> node_pb2.CreateViewResponse:
+    """Have the daemon give out a view, and mount it on `target` here, where there is one, with
+    `options` besides the view's own.
+
+    Raises:
+        Failure: something is mounted there already, or the kernel refuses.
+    """
     if target and _mounted(target) and await _find(daemon, request.key):
         raise Failure(
             ExitCode.FAILED, f"{target} is mounted already", f"cri-imaged umount {target}"
         )
     view = await daemon.node.CreateView(request, timeout=ANSWER_SECONDS)
+    for each in view.mounts:
+        each.options.extend(options)
     if target:
         try:
             _perform(view, target)
@@ -100,7 +121,7 @@ def _refused(error: OSError) -> Failure:
         return Failure(
             ExitCode.FAILED,
             str(error.strerror),
-            "leave the directory and stop what runs in it, or use --lazy",
+            "leave the directory and stop what runs in it, or use `umount --lazy`",
         )
     return Failure(ExitCode.FAILED, str(error.strerror or error), "the kernel's log may say more")
 
@@ -121,14 +142,19 @@ def umount(
       cri-imaged umount --lazy /tmp/rootfs
     """
     target = directory.resolve()
-    call(address, lambda daemon: _umount(daemon, target, lazy))
-    if output is Output.JSON:
-        show_json({"key": key_of(target)})
+    call(address, lambda daemon: unmount_view(daemon, target, lazy=lazy))
+    if output.structured:
+        show_data({"key": key_of(target)}, output)
     else:
         show(f"unmounted {target}")
 
 
-async def _umount(daemon: Daemon, target: Path, lazy: bool) -> None:
+async def unmount_view(daemon: Daemon, target: Path, *, lazy: bool) -> None:
+    """Unmount `target`, and give its view back.
+
+    Raises:
+        Failure: it is not a view's, or the kernel refuses.
+    """
     if not await _find(daemon, key_of(target)):
         raise Failure(
             ExitCode.NOT_FOUND,
@@ -155,8 +181,8 @@ def views(output: Format = Output.TEXT, address: Address = None) -> None:
       cri-imaged views -o json | jq -r '.views[].key'
     """
     answer = call(address, _views)
-    if output is Output.JSON:
-        show_json(document(answer))
+    if output.structured:
+        show_data(document(answer), output)
         return
     show_columns(
         ("KEY", "SNAPSHOTTER", "ACCESS", "CREATED", "CHAIN ID"),

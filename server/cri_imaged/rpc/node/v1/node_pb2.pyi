@@ -37,7 +37,6 @@ class _PullPhaseEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_PullPhase.Va
     PULL_PHASE_UNPACKING: _PullPhase.ValueType  # 4
     """All layers have arrived; some are still being unpacked."""
     PULL_PHASE_DONE: _PullPhase.ValueType  # 5
-    PULL_PHASE_FAILED: _PullPhase.ValueType  # 6
 
 class PullPhase(_PullPhase, metaclass=_PullPhaseEnumTypeWrapper): ...
 
@@ -51,7 +50,6 @@ PULL_PHASE_FETCHING: PullPhase.ValueType  # 3
 PULL_PHASE_UNPACKING: PullPhase.ValueType  # 4
 """All layers have arrived; some are still being unpacked."""
 PULL_PHASE_DONE: PullPhase.ValueType  # 5
-PULL_PHASE_FAILED: PullPhase.ValueType  # 6
 
 class _LayerPhase:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -74,6 +72,121 @@ LAYER_PHASE_FETCHING: LayerPhase.ValueType  # 2
 LAYER_PHASE_UNPACKING: LayerPhase.ValueType  # 3
 """Fetched whole; being unpacked, or waiting for the layers below."""
 LAYER_PHASE_DONE: LayerPhase.ValueType  # 4
+
+@typing.final
+class PinImageRequest(message.Message):
+    """---- pins --------------------------------------------------------------------------------------"""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    IMAGE_FIELD_NUMBER: builtins.int
+    RUNTIME_HANDLER_FIELD_NUMBER: builtins.int
+    image: builtins.str
+    """Any name of the image: reference, or full or truncated ID."""
+    runtime_handler: builtins.str
+    def __init__(
+        self,
+        *,
+        image: builtins.str = ...,
+        runtime_handler: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["image", b"image", "runtime_handler", b"runtime_handler"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class PinImageResponse(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    IMAGE_ID_FIELD_NUMBER: builtins.int
+    image_id: builtins.str
+    def __init__(
+        self,
+        *,
+        image_id: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["image_id", b"image_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class UnpinImageRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    IMAGE_FIELD_NUMBER: builtins.int
+    RUNTIME_HANDLER_FIELD_NUMBER: builtins.int
+    image: builtins.str
+    """As in PinImageRequest; of an image that is not present, the name that was pinned."""
+    runtime_handler: builtins.str
+    def __init__(
+        self,
+        *,
+        image: builtins.str = ...,
+        runtime_handler: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["image", b"image", "runtime_handler", b"runtime_handler"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class UnpinImageResponse(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ReloadConfigRequest(message.Message):
+    """---- configuration -----------------------------------------------------------------------------"""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ReloadConfigResponse(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    CHANGED_FIELD_NUMBER: builtins.int
+    NEEDS_RESTART_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def changed(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Keys, such as "debug.level", whose new values are in force."""
+
+    @builtins.property
+    def needs_restart(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Keys whose new values take a restart."""
+
+    def __init__(
+        self,
+        *,
+        changed: abc.Iterable[builtins.str] | None = ...,
+        needs_restart: abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["changed", b"changed", "needs_restart", b"needs_restart"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
 class WatchPullsRequest(message.Message):
@@ -101,9 +214,7 @@ class WatchPullsRequest(message.Message):
 
 @typing.final
 class WatchPullsResponse(message.Message):
-    """The pulls that run now, ordered by start. A pull that ended may be shown once more with DONE or
-    FAILED.
-    """
+    """The pulls that run now, ordered by start. A pull that succeeded may be shown once more with DONE."""
 
     DESCRIPTOR: descriptor.Descriptor
 

@@ -54,6 +54,16 @@ class NodeStub:
                 request_serializer=cri__imaged_dot_node_dot_v1_dot_node__pb2.ListViewsRequest.SerializeToString,
                 response_deserializer=cri__imaged_dot_node_dot_v1_dot_node__pb2.ListViewsResponse.FromString,
                 _registered_method=True)
+        self.PinImage = channel.unary_unary(
+                '/cri_imaged.node.v1.Node/PinImage',
+                request_serializer=cri__imaged_dot_node_dot_v1_dot_node__pb2.PinImageRequest.SerializeToString,
+                response_deserializer=cri__imaged_dot_node_dot_v1_dot_node__pb2.PinImageResponse.FromString,
+                _registered_method=True)
+        self.UnpinImage = channel.unary_unary(
+                '/cri_imaged.node.v1.Node/UnpinImage',
+                request_serializer=cri__imaged_dot_node_dot_v1_dot_node__pb2.UnpinImageRequest.SerializeToString,
+                response_deserializer=cri__imaged_dot_node_dot_v1_dot_node__pb2.UnpinImageResponse.FromString,
+                _registered_method=True)
         self.CollectGarbage = channel.unary_unary(
                 '/cri_imaged.node.v1.Node/CollectGarbage',
                 request_serializer=cri__imaged_dot_node_dot_v1_dot_node__pb2.CollectGarbageRequest.SerializeToString,
@@ -63,6 +73,11 @@ class NodeStub:
                 '/cri_imaged.node.v1.Node/CheckStore',
                 request_serializer=cri__imaged_dot_node_dot_v1_dot_node__pb2.CheckStoreRequest.SerializeToString,
                 response_deserializer=cri__imaged_dot_node_dot_v1_dot_node__pb2.CheckStoreResponse.FromString,
+                _registered_method=True)
+        self.ReloadConfig = channel.unary_unary(
+                '/cri_imaged.node.v1.Node/ReloadConfig',
+                request_serializer=cri__imaged_dot_node_dot_v1_dot_node__pb2.ReloadConfigRequest.SerializeToString,
+                response_deserializer=cri__imaged_dot_node_dot_v1_dot_node__pb2.ReloadConfigResponse.FromString,
                 _registered_method=True)
 
 
@@ -103,6 +118,27 @@ class NodeServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PinImage(self, request, context):
+        """Pins an image that is present: the kubelet's garbage collection, and `crictl rmi --prune`, leave
+        it alone. The pin is on the name that is given, or on the ID where that is given: it outlasts
+        the image, a pull that moves the tag, and restarts. Pinning again succeeds.
+
+        NOT_FOUND: no such image.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnpinImage(self, request, context):
+        """Takes back all pins of an image, by whichever of its names they are. Unpinning what is not
+        pinned succeeds.
+
+        NOT_FOUND: neither such an image nor such a pin. FAILED_PRECONDITION: the configuration pins it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CollectGarbage(self, request, context):
         """Removes what no image, no view and no lease needs, and answers when it is gone from the disk.
         """
@@ -113,6 +149,15 @@ class NodeServicer:
     def CheckStore(self, request, context):
         """Compares the store with what its metadata says. Streams progress and problems as they are
         found; the summary is the last message.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReloadConfig(self, request, context):
+        """Reads the configuration again and takes over what can change while the daemon runs.
+
+        INVALID_ARGUMENT: it is wrong, a line for each problem; nothing has changed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -141,6 +186,16 @@ def add_NodeServicer_to_server(servicer, server):
                     request_deserializer=cri__imaged_dot_node_dot_v1_dot_node__pb2.ListViewsRequest.FromString,
                     response_serializer=cri__imaged_dot_node_dot_v1_dot_node__pb2.ListViewsResponse.SerializeToString,
             ),
+            'PinImage': grpc.unary_unary_rpc_method_handler(
+                    servicer.PinImage,
+                    request_deserializer=cri__imaged_dot_node_dot_v1_dot_node__pb2.PinImageRequest.FromString,
+                    response_serializer=cri__imaged_dot_node_dot_v1_dot_node__pb2.PinImageResponse.SerializeToString,
+            ),
+            'UnpinImage': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnpinImage,
+                    request_deserializer=cri__imaged_dot_node_dot_v1_dot_node__pb2.UnpinImageRequest.FromString,
+                    response_serializer=cri__imaged_dot_node_dot_v1_dot_node__pb2.UnpinImageResponse.SerializeToString,
+            ),
             'CollectGarbage': grpc.unary_unary_rpc_method_handler(
                     servicer.CollectGarbage,
                     request_deserializer=cri__imaged_dot_node_dot_v1_dot_node__pb2.CollectGarbageRequest.FromString,
@@ -150,6 +205,11 @@ def add_NodeServicer_to_server(servicer, server):
                     servicer.CheckStore,
                     request_deserializer=cri__imaged_dot_node_dot_v1_dot_node__pb2.CheckStoreRequest.FromString,
                     response_serializer=cri__imaged_dot_node_dot_v1_dot_node__pb2.CheckStoreResponse.SerializeToString,
+            ),
+            'ReloadConfig': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReloadConfig,
+                    request_deserializer=cri__imaged_dot_node_dot_v1_dot_node__pb2.ReloadConfigRequest.FromString,
+                    response_serializer=cri__imaged_dot_node_dot_v1_dot_node__pb2.ReloadConfigResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -271,6 +331,60 @@ class Node:
             _registered_method=True)
 
     @staticmethod
+    def PinImage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cri_imaged.node.v1.Node/PinImage',
+            cri__imaged_dot_node_dot_v1_dot_node__pb2.PinImageRequest.SerializeToString,
+            cri__imaged_dot_node_dot_v1_dot_node__pb2.PinImageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnpinImage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cri_imaged.node.v1.Node/UnpinImage',
+            cri__imaged_dot_node_dot_v1_dot_node__pb2.UnpinImageRequest.SerializeToString,
+            cri__imaged_dot_node_dot_v1_dot_node__pb2.UnpinImageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def CollectGarbage(request,
             target,
             options=(),
@@ -314,6 +428,33 @@ class Node:
             '/cri_imaged.node.v1.Node/CheckStore',
             cri__imaged_dot_node_dot_v1_dot_node__pb2.CheckStoreRequest.SerializeToString,
             cri__imaged_dot_node_dot_v1_dot_node__pb2.CheckStoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReloadConfig(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cri_imaged.node.v1.Node/ReloadConfig',
+            cri__imaged_dot_node_dot_v1_dot_node__pb2.ReloadConfigRequest.SerializeToString,
+            cri__imaged_dot_node_dot_v1_dot_node__pb2.ReloadConfigResponse.FromString,
             options,
             channel_credentials,
             insecure,

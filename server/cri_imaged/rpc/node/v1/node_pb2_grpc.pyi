@@ -32,11 +32,29 @@ class NodeStub:
     """
     ListViews: aio.UnaryUnaryMultiCallable[node_pb2.ListViewsRequest, node_pb2.ListViewsResponse]
     """Lists the views given out, ordered by key."""
+    PinImage: aio.UnaryUnaryMultiCallable[node_pb2.PinImageRequest, node_pb2.PinImageResponse]
+    """Pins an image that is present: the kubelet's garbage collection, and `crictl rmi --prune`, leave
+    it alone. The pin is on the name that is given, or on the ID where that is given: it outlasts
+    the image, a pull that moves the tag, and restarts. Pinning again succeeds.
+
+    NOT_FOUND: no such image.
+    """
+    UnpinImage: aio.UnaryUnaryMultiCallable[node_pb2.UnpinImageRequest, node_pb2.UnpinImageResponse]
+    """Takes back all pins of an image, by whichever of its names they are. Unpinning what is not
+    pinned succeeds.
+
+    NOT_FOUND: neither such an image nor such a pin. FAILED_PRECONDITION: the configuration pins it.
+    """
     CollectGarbage: aio.UnaryUnaryMultiCallable[node_pb2.CollectGarbageRequest, node_pb2.CollectGarbageResponse]
     """Removes what no image, no view and no lease needs, and answers when it is gone from the disk."""
     CheckStore: aio.UnaryStreamMultiCallable[node_pb2.CheckStoreRequest, node_pb2.CheckStoreResponse]
     """Compares the store with what its metadata says. Streams progress and problems as they are
     found; the summary is the last message.
+    """
+    ReloadConfig: aio.UnaryUnaryMultiCallable[node_pb2.ReloadConfigRequest, node_pb2.ReloadConfigResponse]
+    """Reads the configuration again and takes over what can change while the daemon runs.
+
+    INVALID_ARGUMENT: it is wrong, a line for each problem; nothing has changed.
     """
 
 class NodeServicer:
@@ -77,6 +95,29 @@ class NodeServicer:
     ) -> abc.Awaitable[node_pb2.ListViewsResponse]:
         """Lists the views given out, ordered by key."""
 
+    def PinImage(
+        self,
+        request: node_pb2.PinImageRequest,
+        context: aio.ServicerContext[node_pb2.PinImageRequest, abc.Awaitable[node_pb2.PinImageResponse]],
+    ) -> abc.Awaitable[node_pb2.PinImageResponse]:
+        """Pins an image that is present: the kubelet's garbage collection, and `crictl rmi --prune`, leave
+        it alone. The pin is on the name that is given, or on the ID where that is given: it outlasts
+        the image, a pull that moves the tag, and restarts. Pinning again succeeds.
+
+        NOT_FOUND: no such image.
+        """
+
+    def UnpinImage(
+        self,
+        request: node_pb2.UnpinImageRequest,
+        context: aio.ServicerContext[node_pb2.UnpinImageRequest, abc.Awaitable[node_pb2.UnpinImageResponse]],
+    ) -> abc.Awaitable[node_pb2.UnpinImageResponse]:
+        """Takes back all pins of an image, by whichever of its names they are. Unpinning what is not
+        pinned succeeds.
+
+        NOT_FOUND: neither such an image nor such a pin. FAILED_PRECONDITION: the configuration pins it.
+        """
+
     def CollectGarbage(
         self,
         request: node_pb2.CollectGarbageRequest,
@@ -91,6 +132,16 @@ class NodeServicer:
     ) -> abc.AsyncIterator[node_pb2.CheckStoreResponse]:
         """Compares the store with what its metadata says. Streams progress and problems as they are
         found; the summary is the last message.
+        """
+
+    def ReloadConfig(
+        self,
+        request: node_pb2.ReloadConfigRequest,
+        context: aio.ServicerContext[node_pb2.ReloadConfigRequest, abc.Awaitable[node_pb2.ReloadConfigResponse]],
+    ) -> abc.Awaitable[node_pb2.ReloadConfigResponse]:
+        """Reads the configuration again and takes over what can change while the daemon runs.
+
+        INVALID_ARGUMENT: it is wrong, a line for each problem; nothing has changed.
         """
 
 def add_NodeServicer_to_server(servicer: NodeServicer, server: aio.Server) -> None: ...

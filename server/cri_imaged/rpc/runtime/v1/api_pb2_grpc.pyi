@@ -4,7 +4,7 @@ isort:skip_file
 The Kubernetes Container Runtime Interface, version v1: ImageService whole, and the part of
 RuntimeService that an image endpoint answers.
 
-Names, numbers and types are the contract with every CRI client (cri-api v0.36); the wording is
+Names, numbers and types are the contract with every CRI client (cri-api v0.37); the wording is
 ours. What is said here about behaviour is what cri-imaged does.
 """
 

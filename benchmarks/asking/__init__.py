@@ -1,0 +1,3 @@
+"""What `benchmarks/rpc.py` is made of."""
+
+SERVICE = "runtime.v1.ImageService"

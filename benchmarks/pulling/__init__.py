@@ -1,0 +1,1 @@
+"""What `benchmarks/pull.py` is made of."""

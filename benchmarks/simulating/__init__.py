@@ -1,0 +1,1 @@
+"""A network of nodes and registries, in virtual time."""

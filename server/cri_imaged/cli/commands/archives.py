@@ -1,0 +1,160 @@
+"""`cri-imaged import` and `export`: images in and out of files."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import IO, Annotated, TypeAlias
+
+import typer
+
+from cri_imaged.cli.archive_files import read_archive
+from cri_imaged.cli.client import Daemon, call
+from cri_imaged.cli.failure import ExitCode, Failure
+from cri_imaged.cli.files import replacing
+from cri_imaged.cli.options import Address, Format, Handler
+from cri_imaged.cli.output import Output, document, note, show, show_data
+from cri_imaged.rpc.node.v1 import archives_pb2 as api
+
+
+class Kind(enum.StrEnum):
+    """What `--format` takes."""
+
+    OCI = "oci"
+    DOCKER = "docker"
+
+
+_KINDS = {Kind.OCI: api.ARCHIVE_FORMAT_OCI, Kind.DOCKER: api.ARCHIVE_FORMAT_DOCKER}
+
+File: TypeAlias = Annotated[
+    str,
+    typer.Argument(
+        metavar="FILE|-", help="A tar, plain or in gzip or zstd; a layout's directory; - for stdin."
+    ),
+]
+Name: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--name",
+        metavar="NAME",
+        help="What the image is called, in place of the names in the archive. Without a tag it "
+        "takes the tags of an OCI layout.",
+        show_default=False,
+    ),
+]
+Names: TypeAlias = Annotated[
+    list[str], typer.Argument(help="Names, or full or truncated IDs.", metavar="NAME...")
+]
+Into: TypeAlias = Annotated[
+    str, typer.Option("--output", "-o", metavar="FILE", help="Where to write it; - for stdout.")
+]
+ArchiveKind: TypeAlias = Annotated[
+    Kind, typer.Option("--format", help="oci: an OCI image layout. docker: as docker save.")
+]
+
+
+def import_images(
+    file: File,
+    name: Name = "",
+    runtime_handler: Handler = "",
+    output: Format = Output.TEXT,
+    address: Address = None,
+) -> None:
+    """Bring images in from a file, without a registry.
+
+    It takes what `docker save`, `podman save`, `skopeo copy` (oci-archive:, docker-archive:, oci:)
+    and `export` write. Nothing of a file that is cut off or damaged is kept. Digests stay as they
+    are in the file.
+
+    \b
+    Examples:
+      cri-imaged import images.tar
+      cri-imaged import images.tar.zst
+      cri-imaged import --name registry.example/app:v1 layout/
+      docker save app:v1 | cri-imaged import -
+    """
+    options = api.ImportOptions(name=name, runtime_handler=runtime_handler)
+    found: list[api.ImportImagesResponse] = []
+    try:
+        call(address, lambda daemon: _import(daemon, file, options, output, found))
+    finally:
+        if output.structured:
+            show_data({"images": [document(each) for each in found]}, output)
+
+
+def export(
+    names: Names,
+    output: Into,
+    kind: ArchiveKind = Kind.OCI,
+    runtime_handler: Handler = "",
+    address: Address = None,
+) -> None:
+    """Write images to a file that other nodes and tools can take.
+
+    Blobs and manifests are written as they were pulled, so that digests stay; of an image for
+    several platforms, what is here. podman, skopeo, docker and containerd read both formats; docker
+    before version 25 needs `--format docker`. FILE appears only when it is whole.
+
+    \b
+    Examples:
+      cri-imaged export busybox -o busybox.tar
+      cri-imaged export busybox alpine:3 -o - | zstd > images.tar.zst
+      cri-imaged export --format docker busybox -o - | podman load
+    """
+    request = api.ExportImagesRequest(
+        images=names, format=_KINDS[kind], runtime_handler=runtime_handler
+    )
+    if output == "-":
+        if sys.stdout.isatty():
+            raise Failure(
+                ExitCode.USAGE, "standard output is a terminal", "name a file, or pipe it on"
+            )
+        call(address, lambda daemon: _export(daemon, request, sys.stdout.buffer))
+        return
+    try:
+        with replacing(Path(output)) as file:
+            call(address, lambda daemon: _export(daemon, request, file))
+    except OSError as error:
+        raise Failure(ExitCode.FAILED, f"{output}: {error.strerror or error}") from None
+
+
+async def _import(
+    daemon: Daemon,
+    file: str,
+    options: api.ImportOptions,
+    output: Output,
+    found: list[api.ImportImagesResponse],
+) -> None:
+    stream = daemon.archives.ImportImages()
+    # Where the daemon has ended the call already, what it said is read below.
+    with contextlib.suppress(asyncio.InvalidStateError):
+        try:
+            await stream.write(api.ImportImagesRequest(options=options))
+            async for chunk in _chunks(file):
+                await stream.write(api.ImportImagesRequest(chunk=chunk))
+            await stream.done_writing()
+        except Failure:
+            stream.cancel()
+            raise
+    async for image in stream:
+        found.append(image)
+        if not output.structured:
+            for name in image.names or [image.image_id]:
+                show(f"imported {name}")
+            if not image.names:
+                note(f"{image.image_id} has no name in the archive: give it one with --name")
+
+
+async def _chunks(file: str) -> AsyncIterator[bytes]:
+    pieces = read_archive(file)
+    while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+        yield piece
+
+
+async def _export(daemon: Daemon, request: api.ExportImagesRequest, into: IO[bytes]) -> None:
+    async for piece in daemon.archives.ExportImages(request):
+        await asyncio.to_thread(into.write, piece.chunk)

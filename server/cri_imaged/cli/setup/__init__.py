@@ -1,0 +1,1 @@
+"""What `cri-imaged setup` changes in the configuration of others, and in ours."""

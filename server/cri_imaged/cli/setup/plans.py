@@ -1,0 +1,131 @@
+"""What has to stand in which file, for each runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cri_imaged.cli.setup.toml_edit import with_key
+from cri_imaged.config import Config
+from cri_imaged.config.options import ContainerdOptions, ContainersStorageOptions
+from cri_imaged.errors import ConfigError
+
+IMPORTS = "/etc/containerd/conf.d/*.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """One file, and what becomes of its text ("" where it is not there yet)."""
+
+    path: Path
+    change: Callable[[str], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to change, and what somebody has to do then."""
+
+    edits: tuple[Edit, ...]
+    then: tuple[str, ...]
+
+
+def containerd(config: Config, file: Path, root: Path) -> Plan:
+    """For containerd 2. `file` is our configuration; `root` stands before other programs' paths."""
+    options = config.runtime.containerd or ContainerdOptions()
+    snippet = containerd_toml(config, options)
+    return Plan(
+        (
+            Edit(root / "etc/containerd/conf.d/cri-imaged.toml", lambda old: snippet),
+            Edit(root / "etc/containerd/config.toml", _import_ours),
+            Edit(
+                file,
+                lambda old: with_key(old, "runtime.containerd", "address", str(options.address)),
+            ),
+        ),
+        (
+            "systemctl restart cri-imaged && systemctl restart containerd",
+            "set imageServiceEndpoint: unix://"
+            f"{config.grpc.address} in the kubelet's configuration, and restart the kubelet",
+            "cri-imaged doctor",
+        ),
+    )
+
+
+def containerd_toml(config: Config, options: ContainerdOptions) -> str:
+    """containerd's side of the contract, as a file that its configuration imports."""
+    images = "plugins.'io.containerd.cri.v1.images'"
+    pause = config.image.required_images.get("sandbox")
+    sandbox = f'[{images}.pinned_images]\nsandbox = "{pause}"\n' if pause else ""
+    return f"""\
+# Written by `cri-imaged setup containerd`: containers run from images that cri-imaged pulls.
+version = 3
+
+[proxy_plugins.'{options.snapshotter}']
+type = "snapshot"
+address = "{config.runtime.snapshots_address}"
+capabilities = ["remap-ids"]
+[proxy_plugins.'{options.snapshotter}'.exports]
+root = "{config.root}/snapshots"
+
+[{images}]
+snapshotter = "{options.snapshotter}"
+{sandbox}"""
+
+
+def podman(config: Config, file: Path, root: Path) -> Plan:
+    """For podman, buildah and skopeo."""
+    return Plan(
+        (_storage(config, root), _publish(config, file)),
+        ("systemctl restart cri-imaged", "podman images"),
+    )
+
+
+def crio(config: Config, file: Path, root: Path) -> Plan:
+    """For CRI-O, which takes image IDs without their algorithm."""
+    pause = str(config.image.required_images.get("sandbox", ""))
+    drop_in = root / "etc/crio/crio.conf.d/10-cri-imaged.conf"
+    return Plan(
+        (
+            _storage(config, root),
+            Edit(drop_in, lambda old: with_key(old, "crio.image", "pause_image", pause)),
+            _publish(config, file),
+            Edit(file, lambda old: with_key(old, "runtime", "image_id_format", "hex")),
+        ),
+        (
+            "systemctl restart cri-imaged && systemctl restart crio",
+            "set imageServiceEndpoint: unix://"
+            f"{config.grpc.address} in the kubelet's configuration, and restart the kubelet",
+        ),
+    )
+
+
+def _import_ours(old: str) -> str:
+    text = old or "version = 3\n"
+    for line in text.splitlines():
+        key, _, value = line.partition("=")
+        if key.strip() == "version" and value.strip() not in ("3", "4"):
+            raise ConfigError(
+                f"is of version {value.strip()}: bring it to version 3 first, with "
+                "`containerd config migrate`"
+            )
+    return with_key(text, "", "imports", [IMPORTS])
+
+
+def _storage(config: Config, root: Path) -> Edit:
+    path = _storage_options(config).path
+
+    def change(old: str) -> str:
+        text = old or '[storage]\ndriver = "overlay"\n'
+        return with_key(text, "storage.options", "additionalimagestores", [str(path)])
+
+    return Edit(root / "etc/containers/storage.conf", change)
+
+
+def _publish(config: Config, file: Path) -> Edit:
+    path = str(_storage_options(config).path)
+    return Edit(file, lambda old: with_key(old, "runtime.containers_storage", "path", path))
+
+
+def _storage_options(config: Config) -> ContainersStorageOptions:
+    return config.runtime.containers_storage or ContainersStorageOptions()

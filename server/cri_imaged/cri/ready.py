@@ -1,0 +1,34 @@
+"""Images as they go over the wire: made when an image changes, not for each call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from cri_imaged.cri import convert
+from cri_imaged.images.store import Image, ImageStore, Key
+from cri_imaged.rpc.runtime.v1 import api_pb2 as cri
+
+
+class ReadyImages:
+    """Each image of a store, serialised as field 1 of a message. That is an ImageStatusResponse;
+    and any number of them, joined, are a ListImagesResponse and a StreamImagesResponse."""
+
+    def __init__(self, store: ImageStore, shown_id: Callable[[Image], str]) -> None:
+        self._shown_id = shown_id
+        self._pieces: dict[Key, bytes] = {}
+        store.follow(self._changed)
+
+    def of(self, image: Image) -> bytes:
+        """One that the store has now."""
+        return self._pieces[image.id, image.record.handler]
+
+    def all(self) -> Iterable[bytes]:
+        """Those that the store has now, in its order."""
+        return self._pieces.values()
+
+    def _changed(self, key: Key, image: Image | None) -> None:
+        if image is None:
+            del self._pieces[key]
+        else:
+            message = convert.image_message(image, self._shown_id(image))
+            self._pieces[key] = cri.ImageStatusResponse(image=message).SerializeToString()

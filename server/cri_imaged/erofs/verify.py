@@ -1,0 +1,197 @@
+"""Whether the kernel may be shown an image.
+
+Whoever wrote it had read a stranger's bytes, and may have obeyed them. All that the kernel follows,
+numbers, addresses, sizes and layouts, has to be what `writer` makes; of data in other layouts it
+would run decompressors. What files hold and say of themselves is the layer's affair. An image
+passes before its seal, which is the daemon's own.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import stat
+from collections.abc import Callable
+
+from cri_imaged.erofs.allowed import OVERLAYS
+from cri_imaged.erofs.chunks import stored
+from cri_imaged.erofs.directories import NAME_BYTES
+from cri_imaged.erofs.format import (
+    BLOCK,
+    DIRECTORY,
+    ROOT_NID,
+    SLOT,
+    SUPER,
+    SUPER_SIZE,
+    TYPES,
+    Layout,
+    damaged,
+    decode_block,
+    encode_superblock,
+    unpack_inode,
+)
+from cri_imaged.erofs.reader import Found, Image
+from cri_imaged.erofs.writer import MOST_BLOCKS, MOST_SHARED
+from cri_imaged.erofs.xattrs import decode_one, inline_ones, shared_ones
+
+_FILE, _LINK = TYPES[stat.S_IFREG], TYPES[stat.S_IFLNK]
+_KINDS = [TYPES.get(mode << 12) for mode in range(16)]
+"""By the upper bits of the mode."""
+_EMPTY = frozenset(TYPES[kind] for kind in (stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO))
+_DEVICES = frozenset(TYPES[kind] for kind in (stat.S_IFCHR, stat.S_IFBLK))
+_MOST_KNOWN = 1 << 20
+"""Directories in one directory, and files of several names that have attributes or holes: their
+numbers are in memory, some 100 bytes each."""
+
+
+def verify(fd: int, names: int, check: Callable[[], None]) -> None:
+    """Read all structures of the image in `fd`, of at most so many `names`; `check` is called
+    often.
+
+    Raises:
+        CorruptContentError: it is not as `writer` makes them, has more names, a directory that
+            holds more than a million directories, or more than a million files of several names
+            that have attributes or holes.
+    """
+    info = os.fstat(fd)
+    blocks, rest = divmod(info.st_size, BLOCK)
+    if not stat.S_ISREG(info.st_mode) or rest or not 0 < blocks <= MOST_BLOCKS:
+        raise damaged("its file")
+    image = Image.of(fd)
+    first = image.read(0, BLOCK)
+    expected = encode_superblock(first, image.count(), blocks)
+    if first[SUPER : SUPER + SUPER_SIZE] != expected:
+        raise damaged("the superblock")
+    walk = _Walk(image, blocks, names, check)
+    pending = array.array("Q", (ROOT_NID, ROOT_NID))
+    while pending:
+        nid, parent = pending.pop(), pending.pop()
+        for below in walk.directory(nid, parent):
+            pending.extend((nid, below))
+
+
+class _Walk:
+    """Looks at one directory after the other, and at what is in it."""
+
+    def __init__(self, image: Image, blocks: int, names: int, check: Callable[[], None]) -> None:
+        self._image = image
+        self._blocks = blocks
+        self._names = names
+        self._own = blocks * BLOCK
+        """Bytes that attributes and maps of chunks may have together: each inode has its own."""
+        self._check = check
+        self._shared: set[int] = set()
+        """Attributes that were looked at."""
+        self._several: set[int] = set()
+        """Inodes of several names whose attributes and chunks were looked at."""
+        self._at = -1
+        self._block = b""
+        """The one with that number."""
+
+    def directory(self, nid: int, parent: int) -> set[int]:
+        """Numbers of the directories in the directory `nid`, which is in `parent`. As each says
+        itself what it is in, none is seen twice."""
+        self._inode(nid, DIRECTORY)
+        found = self._image.inode(nid)
+        expected = {b".": nid, b"..": parent}
+        below: set[int] = set()
+        before = b""
+        for number in range(-(-found.inode.size // BLOCK)):
+            self._check()
+            for name, child, kind in decode_block(self._image.directory_block(found, number)):
+                if name <= before or len(name) > NAME_BYTES or b"/" in name or b"\0" in name:
+                    raise damaged("a name")
+                before = name
+                if name in expected:
+                    if child != expected.pop(name) or kind != DIRECTORY:
+                        raise damaged("a directory")
+                    continue
+                if kind != DIRECTORY:
+                    self._inode(child, kind)
+                elif child in below or child == ROOT_NID:
+                    raise damaged("a directory")
+                else:
+                    below.add(child)
+                    if len(below) > _MOST_KNOWN:
+                        raise damaged("a directory: it holds too many others")
+                self._names -= 1
+                if self._names < 0:
+                    raise damaged("what it holds: more names than a layer has entries")
+        if expected or found.inode.links != 2 + len(below):
+            raise damaged("a directory")
+        return below
+
+    def _inode(self, nid: int, kind: int) -> None:
+        """Of all there is this is done most: without `Image`'s comfort."""
+        number, slot = divmod(nid, BLOCK // SLOT)
+        if number != self._at:
+            self._block, self._at = self._image.read(number * BLOCK, BLOCK), number
+        header, mode, size, links, layout, place, xattr_size, *_ = unpack_inode(
+            self._block, slot * SLOT
+        )
+        behind = slot * SLOT + header + xattr_size
+        if nid < ROOT_NID or behind > BLOCK or _KINDS[mode >> 12] != kind or not links:
+            raise damaged("an inode")
+        has_own = bool(xattr_size) or layout == Layout.CHUNKED
+        looks = has_own and (links == 1 or kind == DIRECTORY or self._is_first(nid))
+        if looks and xattr_size:
+            self._xattrs(self._image.inode(nid))
+        if kind in _EMPTY:
+            # A device 0/0 would be a whiteout: those are made at the seal.
+            if size or layout or bool(place) != (kind in _DEVICES):
+                raise damaged("a device")
+        elif layout == Layout.CHUNKED:
+            if kind != _FILE:
+                raise damaged("the data of a directory or a link")
+            if looks:
+                self._chunks(self._image.inode(nid))
+        else:
+            tail = size % BLOCK if layout else 0
+            if bool(tail) != bool(layout) or behind + tail > BLOCK:
+                raise damaged("the last part of a file")
+            if not self._holds(place, size - tail):
+                raise damaged("the place of a file's data")
+            if kind == _LINK and b"\0" in self._image.link(self._image.inode(nid)):
+                raise damaged("a link's target")
+
+    def _is_first(self, nid: int) -> bool:
+        """Whether this is the first name of an inode that has several."""
+        if nid in self._several:
+            return False
+        if len(self._several) == _MOST_KNOWN:
+            raise damaged("what it holds: too many files of several names")
+        self._several.add(nid)
+        return True
+
+    def _spend(self, size: int, what: str) -> None:
+        self._own -= size
+        if self._own < 0:
+            raise damaged(what)
+
+    def _chunks(self, found: Found) -> None:
+        chunk_map = self._image.chunk_map(found)
+        self._spend(len(chunk_map), "a sparse file")
+        for block, size in stored(chunk_map, found.inode.place, found.inode.size):
+            if not self._holds(block, size):
+                raise damaged("a sparse file")
+
+    def _holds(self, block: int, size: int) -> bool:
+        """Whether `size` bytes from `block` on are data in the image."""
+        return not size or 0 < block <= self._blocks - -(-size // BLOCK)
+
+    def _xattrs(self, found: Found) -> None:
+        body = self._image.body(found)
+        self._spend(len(body), "an extended attribute")
+        names = [name for name, _ in inline_ones(body)]
+        for place in shared_ones(body):
+            if place in self._shared:
+                continue
+            self._shared.add(place)
+            address = 4 * place
+            room = min(BLOCK - address % BLOCK, self._blocks * BLOCK - address)
+            if len(self._shared) > MOST_SHARED or room <= 0:
+                raise damaged("an extended attribute")
+            names.append(decode_one(self._image.read(address, room))[0])
+        # They would speak to overlayfs; its own are set at the seal.
+        if any(name.startswith(OVERLAYS) for name in names):
+            raise damaged("an extended attribute")

@@ -1,0 +1,239 @@
+"""Writes an image: files as their data comes, everything else as it is known, then the superblock.
+
+What a stranger's layer says is checked here against what the format can hold: an image is sound
+or is not written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from cri_imaged.erofs.blocks import Blocks
+from cri_imaged.erofs.chunks import ChunkWriter, Spans, chunk_bits
+from cri_imaged.erofs.directories import PARENT, Directory
+from cri_imaged.erofs.format import (
+    BLOCK,
+    ROOT_NID,
+    SLOT,
+    SUPER,
+    Inode,
+    Layout,
+    Stat,
+    encode_inode,
+    encode_superblock,
+)
+from cri_imaged.erofs.reader import Found, Image
+from cri_imaged.erofs.xattrs import encode_body
+
+Xattrs = Mapping[bytes, bytes]
+"""Names, and what `encode_xattr` makes of each."""
+
+MOST_SHARED = 4096
+"""Attributes that are remembered, to be shared."""
+_SHARED_END = 4 << 32
+"""Up to where in an image something can be shared: it is named by a number of 32 bits."""
+MOST_BLOCKS = 0xFFFFFFFE
+
+
+class ImageWriter:
+    """Writes into an open file. What it returns for each inode is its number."""
+
+    def __init__(self, blocks: Blocks, inodes: int = 0) -> None:
+        """`blocks` of an image that has so many `inodes` already."""
+        self.blocks = blocks
+        self.left_out = 0
+        """Extended attributes that had no room."""
+        self._inodes = inodes
+        self._seen: dict[bytes, int | None] = {}
+        self._inode = Inode(Stat(0, 0, 0, 0), 0)
+        """Of the file that is written."""
+        self._body = b""
+        self._left = 0
+        """Bytes that still go into blocks."""
+        self._tail = bytearray()
+        self._chunks: ChunkWriter | None = None
+
+    @classmethod
+    def begin(cls, fd: int) -> ImageWriter:
+        """A new image in the empty file `fd`, open to read and write."""
+        blocks = Blocks(fd)
+        blocks.append(bytes(BLOCK))
+        return cls(blocks)
+
+    # --- files -------------------------------------------------------------------------------
+
+    def begin_file(self, status: Stat, xattrs: Xattrs, size: int, links: int = 1) -> None:
+        """A file whose `size` bytes come by `write`, and then `end_file`."""
+        self._begin(Inode(status, size, links), xattrs)
+
+    def begin_sparse(
+        self, status: Stat, xattrs: Xattrs, spans: Spans, length: int, links: int = 1
+    ) -> None:
+        """As `begin_file`, for a file that has data at `spans` alone. Raises `ValueError` where the
+        format cannot hold it."""
+        inode = Inode(status, length, links)
+        if not length:
+            self._begin(inode, xattrs)
+            return
+        inode.layout, (inode.place, _) = Layout.CHUNKED, chunk_bits(spans, length)
+        self._inode, self._body = inode, self.body_of(xattrs, BLOCK - inode.header_size)
+        self._chunks = ChunkWriter(self.blocks, spans, length, inode.place)
+
+    def write(self, data: memoryview) -> None:
+        """The next bytes of the file."""
+        if self._chunks is not None:
+            self._chunks.write(data)
+            return
+        if self._left:
+            part = data[: self._left]
+            self.blocks.append(part)
+            self._left -= len(part)
+            data = data[len(part) :]
+        self._tail += data
+
+    def end_file(self) -> int:
+        """All of it was written."""
+        if self._chunks is not None:
+            chunk_map, self._chunks = self._chunks.finish(), None
+            return self._write(self._inode, self._body, chunk_map)
+        inline = self._inode.layout is Layout.INLINE
+        if self._left or len(self._tail) != inline * (self._inode.size % BLOCK):
+            raise ValueError("not the file that was begun")
+        self.blocks.fill_block()
+        return self._write(self._inode, self._body, self._tail)
+
+    def _begin(self, inode: Inode, xattrs: Xattrs) -> None:
+        """Decide where the data goes, before any of it is there."""
+        self._inode, self._body = inode, self.body_of(xattrs, BLOCK - inode.header_size)
+        tail = inode.size % BLOCK
+        self._left = inode.size
+        if tail and inode.header_size + len(self._body) + tail <= BLOCK:
+            inode.layout = Layout.INLINE
+            self._left -= tail
+        inode.place = self.blocks.end // BLOCK if self._left else 0
+        self._tail = bytearray()
+
+    # --- everything else ---------------------------------------------------------------------
+
+    def symlink(self, status: Stat, xattrs: Xattrs, target: bytes, links: int = 1) -> int:
+        """A symbolic link."""
+        if not 0 < len(target) < BLOCK:
+            raise ValueError("not a link's target")
+        self.begin_file(status, xattrs, len(target), links)
+        self.write(memoryview(target))
+        return self.end_file()
+
+    def node(self, status: Stat, xattrs: Xattrs, device: int = 0, links: int = 1) -> int:
+        """A device by its number, or a fifo."""
+        inode = Inode(status, 0, links, place=device)
+        return self._write(inode, self.body_of(xattrs, BLOCK - inode.header_size))
+
+    def directory(self, status: Stat, xattrs: Xattrs, names: Mapping[bytes, int]) -> Directory:
+        """A directory that holds `names`, each with a number and a type (`Directory.value`). Its
+        own parent is still to be told."""
+        directory = Directory(names)
+        inode = Inode(status, directory.size, directory.links)
+        tail = directory.size % BLOCK
+        body = self.body_of(xattrs, BLOCK - inode.header_size)
+        inline = bool(tail) and inode.header_size + len(body) + tail <= BLOCK
+        address = self.blocks.allocate(inode.header_size + len(body) + inline * tail)
+        self._fill(directory, inode, body, address, inline=inline)
+        return directory
+
+    def root(self, status: Stat, xattrs: Xattrs, names: Mapping[bytes, int]) -> Directory:
+        """The root directory, which has its own place and is its own parent."""
+        directory = Directory(names)
+        inode = Inode(status, directory.size, directory.links)
+        address = ROOT_NID * SLOT
+        body = self.body_of(xattrs, BLOCK - address - inode.header_size)
+        tail = directory.size % BLOCK
+        inline = bool(tail) and address + inode.header_size + len(body) + tail <= BLOCK
+        self._fill(directory, inode, body, address, inline=inline)
+        self.set_parent(directory.parent_at, ROOT_NID)
+        return directory
+
+    def set_parent(self, address: int, nid: int) -> None:
+        """Tell a directory, by its `parent_at`, which one it is in."""
+        self.blocks.put(address, PARENT.pack(nid))
+
+    def rewrite(self, image: Image, found: Found, inode: Inode, xattrs: Xattrs | None) -> int:
+        """Let what is no directory say something else: another `inode` of the same data, and other
+        attributes, unless that is None. Its number now."""
+        tail = inode.size % BLOCK if inode.layout is Layout.INLINE else 0
+        if xattrs is None:
+            body = image.body(found)
+        else:
+            body = self.body_of(xattrs, BLOCK - inode.header_size - tail)
+        size = inode.header_size + len(body)
+        if found.address + size == found.behind:
+            self.blocks.put(found.address, encode_inode(inode, len(body)) + body)
+            return found.nid
+        if inode.header_size + len(body) + tail > BLOCK:
+            raise ValueError("a file's last part does not fit behind it")
+        behind = image.chunk_map(found) if inode.layout is Layout.CHUNKED else b""
+        return self._write(inode, body, behind or image.read(found.behind, tail))
+
+    def _fill(
+        self, directory: Directory, inode: Inode, body: bytes, address: int, *, inline: bool
+    ) -> None:
+        directory.nid = address // SLOT
+        if not inline or inode.size > BLOCK:
+            inode.place = self.blocks.end // BLOCK
+        inode.layout = Layout.INLINE if inline else Layout.PLAIN
+        after = address + inode.header_size + len(body)
+        for data, is_last in directory.blocks():
+            at = after if is_last and inline else self.blocks.end
+            directory.place(at)
+            if is_last and inline:
+                self.blocks.put(after, data)
+            else:
+                self.blocks.append(data)
+                self.blocks.fill_block()
+        self.blocks.put(address, encode_inode(inode, len(body)) + body)
+        self._inodes += 1
+
+    def _write(self, inode: Inode, body: bytes, behind: bytes | bytearray = b"") -> int:
+        data = encode_inode(inode, len(body)) + body + behind
+        if len(data) <= BLOCK:
+            address = self.blocks.allocate(len(data))
+            self.blocks.put(address, data)
+        else:  # a map of chunks
+            address = self.blocks.end
+            self.blocks.append(data)
+            self.blocks.fill_block()
+        self._inodes += 1
+        return address // SLOT
+
+    def body_of(self, xattrs: Xattrs, room: int) -> bytes:
+        """What follows an inode with these attributes: at most so many bytes."""
+        if not xattrs:
+            return b""
+        body, left_out = encode_body(xattrs, self._shared, room)
+        self.left_out += left_out
+        return body
+
+    def _shared(self, entry: bytes) -> int | None:
+        """Where `entry` is to be shared: from the second time on."""
+        if entry not in self._seen:
+            if len(self._seen) < MOST_SHARED:
+                self._seen[entry] = None
+            return None
+        place = self._seen[entry]
+        if place is None and self.blocks.end < _SHARED_END and len(entry) <= BLOCK:
+            address = self.blocks.allocate(len(entry))
+            self.blocks.put(address, entry)
+            place = self._seen[entry] = address // 4
+        return place
+
+    def finish(self) -> None:
+        """Write the superblock: from now on it is an image.
+
+        Raises:
+            ValueError: it is larger than the format can say.
+        """
+        count = self.blocks.end // BLOCK
+        if count > MOST_BLOCKS:
+            raise ValueError("an image of more than 16 TiB")
+        first = self.blocks.get(0, BLOCK)
+        self.blocks.put(SUPER, encode_superblock(first, self._inodes, count))
+        self.blocks.flush()

@@ -1,0 +1,180 @@
+"""What images an archive holds: read from its `index.json` (OCI image layout) or, where that is not
+there, from `docker save`'s `manifest.json`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+
+from cri_imaged.errors import CorruptContentError, InvalidRequestError, LimitExceededError
+from cri_imaged.limits import Limits
+from cri_imaged.oci import media_types, reading
+from cri_imaged.oci.descriptor import Descriptor
+from cri_imaged.oci.digest import Digest
+from cri_imaged.oci.documents import Index, parse_document
+from cri_imaged.oci.reference import Reference
+
+CONTAINERD_NAME = "io.containerd.image.name"
+"""Annotation of an index's entry: a whole reference."""
+REF_NAME = "org.opencontainers.image.ref.name"
+"""Annotation of an index's entry: a whole reference, or a tag alone."""
+
+_LINKS_FOLLOWED = 8
+_TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
+_BLOB = re.compile(r"blobs/(sha256|sha512)/([0-9a-f]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One of an archive's files, which is a blob of the content store by now."""
+
+    digest: Digest
+    size: int
+    head: bytes
+    """Its first bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """All of an archive's files."""
+
+    files: dict[str, File] = field(default_factory=dict)
+    links: dict[str, str] = field(default_factory=dict)
+
+    def find(self, name: str) -> File | None:
+        """The file of that name, through links within the archive."""
+        for _ in range(_LINKS_FOLLOWED):
+            if name in self.files:
+                return self.files[name]
+            if name not in self.links:
+                return None
+            name = self.links[name]
+        return None
+
+    def need(self, name: str) -> File:
+        """As `find`. Raises `CorruptContentError` where there is none."""
+        found = self.find(name)
+        if found is None:
+            raise CorruptContentError(f"archive: {name[:200]!r} is not in it")
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """One image of an archive."""
+
+    target: Descriptor
+    names: tuple[str, ...]
+    """Whole references."""
+    tag: str
+    """A tag that it has without a repository; empty where it has none."""
+    has_digest: bool
+    """Whether the archive has its manifest, and not only what one is made of."""
+
+
+def named_digest(name: str) -> tuple[str, str]:
+    """The algorithm that a file is to be hashed with, and the digest that its name promises:
+    empty where it is no blob's."""
+    found = _BLOB.fullmatch(name)
+    return (found[1], f"{found[1]}:{found[2]}") if found else ("sha256", "")
+
+
+def images_of_layout(data: bytes, limits: Limits) -> list[Packed]:
+    """The images that an `index.json` lists, each once, with all names that it has there.
+
+    Raises:
+        CorruptContentError, UnsupportedContentError, LimitExceededError
+    """
+    index = parse_document(data, media_types.OCI_INDEX, limits)
+    assert isinstance(index, Index)
+    found: dict[Digest, Packed] = {}
+    for entry in index.manifests:
+        said = entry.descriptor()
+        whole = said.annotations.get(CONTAINERD_NAME, "")
+        short = said.annotations.get(REF_NAME, "")
+        tag = short if _TAG.fullmatch(short) else ""
+        name = whole or ("" if tag else short)
+        target = Descriptor(said.media_type, said.digest, said.size)
+        before = found.get(said.digest)
+        names = dict.fromkeys((*(before.names if before else ()), *([name] if name else ())))
+        found[said.digest] = Packed(target, tuple(names), tag, has_digest=True)
+    return list(found.values())
+
+
+class Saved(msgspec.Struct, rename="pascal"):
+    """One image in `manifest.json` (`docker save`, since 1.10)."""
+
+    config: str
+    repo_tags: list[str] | None = None
+    layers: list[str] | None = None
+
+
+def images_of_docker(data: bytes, limits: Limits) -> list[Saved]:
+    """What `manifest.json` lists.
+
+    Raises:
+        CorruptContentError, LimitExceededError
+    """
+    reading.refuse_many_values(data, limits)
+    found = reading.decode(data, list[Saved], "manifest.json")
+    if len(found) > limits.index_entries:
+        raise LimitExceededError(
+            f"manifest.json lists {len(found)} images, limit {limits.index_entries}"
+        )
+    return found
+
+
+def manifest_of(saved: Saved, archive: Archive, limits: Limits) -> bytes:
+    """The manifest that `docker save` left out: the same files always give the same one.
+
+    Raises:
+        CorruptContentError: a file is not in the archive.
+    """
+    layers = saved.layers or []
+    if len(layers) > limits.layers:
+        raise LimitExceededError(
+            f"manifest.json: an image of {len(layers)} layers, limit {limits.layers}"
+        )
+    document = {
+        "schemaVersion": 2,
+        "mediaType": media_types.DOCKER_MANIFEST,
+        "config": _descriptor(archive.need(saved.config), media_types.DOCKER_CONFIG),
+        "layers": [_layer(archive.need(name)) for name in layers],
+    }
+    return msgspec.json.encode(document)
+
+
+def _layer(file: File) -> Mapping[str, object]:
+    if file.head.startswith(b"\x1f\x8b"):
+        return _descriptor(file, media_types.DOCKER_LAYER_GZIP)
+    if file.head.startswith(b"\x28\xb5\x2f\xfd"):
+        return _descriptor(file, media_types.DOCKER_LAYER_ZSTD)
+    return _descriptor(file, media_types.DOCKER_LAYER)
+
+
+def _descriptor(file: File, media_type: str) -> Mapping[str, object]:
+    return {"mediaType": media_type, "size": file.size, "digest": str(file.digest)}
+
+
+def references(packed: list[Packed], wanted: str) -> list[tuple[Packed, tuple[Reference, ...]]]:
+    """The names that each image gets: `wanted`, where that is given, else the archive's.
+
+    Raises:
+        InvalidRequestError: `wanted` cannot name all of them, or a name is malformed.
+    """
+    if not wanted:
+        return [(each, tuple(Reference.parse(name) for name in each.names)) for each in packed]
+    base = Reference.parse(wanted)
+    bare = base.tag is None and base.digest is None
+    if len(packed) > 1 and not (
+        bare and len({each.tag for each in packed if each.tag}) == len(packed)
+    ):
+        raise InvalidRequestError(
+            f"the archive holds {len(packed)} images, which cannot all be {wanted!r}: "
+            "leave the name away"
+        )
+    tagged = [f"{base.name}:{each.tag}" if bare and each.tag else wanted for each in packed]
+    return [(each, (Reference.parse(name),)) for each, name in zip(packed, tagged, strict=True)]

@@ -1,0 +1,95 @@
+"""Durable without waiting for the disk: after a pull, in the background, file systems are synced
+and rows marked. What was not marked before a power cut is dealt with at the next start."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+import structlog
+
+from cri_imaged import libc
+from cri_imaged.metadata import durability
+from cri_imaged.metadata.database import Database
+from cri_imaged.metadata.durability import Volatile
+
+log = structlog.get_logger()
+
+
+class Durability:
+    """Brings to the disk what pulls wrote under some directories."""
+
+    def __init__(
+        self,
+        database: Database,
+        directories: Sequence[Path],
+        *,
+        wait: bool,
+        discard: Callable[[], Awaitable[None]] | None,
+    ) -> None:
+        """With `wait` each pull waits for the disk (`image_pull_with_sync_fs`). `discard` is
+        called when all is durable."""
+        self._database = database
+        self._wait = wait
+        self._discard = discard
+        self._wanted = asyncio.Event()
+        self._lock = asyncio.Lock()
+        self._doubtful = Volatile()
+        # Opened before anything is written: a later write-back error is reported to these.
+        self._fds = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in directories]
+
+    async def pulled(self) -> None:
+        """A pull has ended: sync soon, or now where pulls wait."""
+        self._wanted.set()
+        if self._wait:
+            await self.sync()
+
+    async def run(self) -> None:
+        """The background task: at a start, and after each pull."""
+        self._wanted.set()
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            try:
+                await self.sync()
+            except Exception:  # whatever it is, later pulls are synced nevertheless
+                log.exception("could not sync; nothing is marked durable")
+
+    async def sync(self) -> None:
+        """Make durable what is there now.
+
+        The kernel tells of what it could not write only once, and forgets it: of rows that a failed
+        sync was for no later one says anything. They are verified, or made again, after a reboot.
+
+        Raises:
+            OSError: a file system could not be synced; no row is marked.
+        """
+        async with self._lock:
+            rows = (await self._database.read(durability.volatile)) - self._doubtful
+            if rows:
+                try:
+                    await self._sync_file_systems()
+                except OSError:
+                    self._doubtful |= rows
+                    raise
+                await self._database.write(lambda db: durability.mark(db, rows), durable=True)
+            if self._discard is not None:
+                await self._discard()
+
+    async def _sync_file_systems(self) -> None:
+        by_device = {os.fstat(fd).st_dev: fd for fd in self._fds}
+        for fd in by_device.values():
+            await asyncio.to_thread(libc.syncfs, fd)
+
+    def close(self) -> None:
+        """Release the descriptors."""
+        for fd in self._fds:
+            os.close(fd)
+
+
+def epoch(root: Path) -> str:
+    """What a row that is not durable depends on: this boot, and the file system under `root`."""
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot_id} {os.statvfs(root).f_fsid:x}"

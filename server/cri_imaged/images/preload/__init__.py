@@ -1,0 +1,1 @@
+"""What the node brings in before anybody asks for it: archives of a folder, a list of images."""

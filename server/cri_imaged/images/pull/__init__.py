@@ -1,0 +1,1 @@
+"""Pulling an image, from a reference to a ready image."""

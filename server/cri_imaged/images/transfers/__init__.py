@@ -1,0 +1,1 @@
+"""Fetches and unpacks that pulls share."""

@@ -1,0 +1,109 @@
+"""What of the content that is here one pull may use.
+
+That a blob is here is no proof that whoever names it may have it: a digest is no secret, and what
+a private image is made of would be readable through an image that only names it. A pull uses what
+came from its own repository, and else asks the registry whether it may, with its own credentials.
+Nor is it a proof that a blob gives the diffID that a manifest pairs it with: a snapshot is used
+only where this very blob was seen to give it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+
+from cri_imaged.errors import RegistryError
+from cri_imaged.images.pull.plan import Step
+from cri_imaged.images.transfers.fetch import Origin
+from cri_imaged.metadata import images
+from cri_imaged.metadata.database import Database
+from cri_imaged.oci.descriptor import Descriptor
+from cri_imaged.oci.digest import Digest
+from cri_imaged.ports import LayerSecret, Secrets, SnapshotInfo, Snapshotter
+
+_ASKED_AT_A_TIME = 3
+
+
+class Rights:
+    """One pull's."""
+
+    def __init__(self, database: Database, origin: Origin, *, trusts_store: bool) -> None:
+        """With `trusts_store` all that is here may be used by every pull (`image.trust_store`)."""
+        self._database = database
+        self.origin = origin
+        self._trusts_store = trusts_store
+        self._confirmed: set[Digest] = set()
+        self._asking = asyncio.Semaphore(_ASKED_AT_A_TIME)
+
+    async def proven(
+        self, steps: Sequence[Step], snapshotter: Snapshotter, secrets: Secrets
+    ) -> int:
+        """How many of the lowest layers have a snapshot that their own blob was seen to give,
+        decrypted by the very secret that this pull has. `steps` are those whose snapshots are here.
+        """
+        found = await asyncio.gather(*(snapshotter.info(step.chain_id) for step in steps))
+        for number, (step, info) in enumerate(zip(steps, found, strict=True)):
+            if info is None or not self._may_use(info, step, secrets):
+                return number
+        return len(steps)
+
+    def _may_use(self, info: SnapshotInfo, step: Step, secrets: Secrets) -> bool:
+        if self._trusts_store and not any(made.secret for made in info.provenance):
+            return True
+        return gives(info, step, secrets.get(step.layer.digest))
+
+    def given(self, document: Descriptor) -> None:
+        """The registry has answered this pull with it."""
+        self._confirmed.add(document.digest)
+
+    async def confirm(self, *wanted: Descriptor) -> None:
+        """Make sure that this pull may have what is here of `wanted`.
+
+        Raises:
+            RegistryError: what the registry says where it may not.
+        """
+        if self._trusts_store:
+            return
+        try:
+            async with asyncio.TaskGroup() as group:
+                for each in unique(wanted):
+                    group.create_task(self._confirm(each))
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+
+    async def _confirm(self, wanted: Descriptor) -> None:
+        if wanted.digest in self._confirmed:
+            return
+        repository = self.origin.repository
+        if not await self._database.read(
+            lambda db: images.repository_has(db, repository, wanted.digest)
+        ):
+            async with self._asking:
+                await self._ask(wanted)
+        self._confirmed.add(wanted.digest)
+
+    async def _ask(self, wanted: Descriptor) -> None:
+        with suppress(RegistryError):
+            if await self.origin.fetcher.has(wanted):
+                return
+        # Not every registry answers a HEAD; and a refusal is told in a GET's answer only.
+        async with self.origin.fetcher.fetch(wanted):
+            return
+
+
+def gives(info: SnapshotInfo, step: Step, secret: LayerSecret | None) -> bool:
+    """Whether this step's blob was seen to give this snapshot; where it is encrypted, by this
+    secret: somebody may claim to have it who wrapped another one."""
+    used = secret.fingerprint if secret is not None else ""
+    return any(
+        (made.blob, made.blob_size) == (step.layer.digest, step.layer.size)
+        and made.secret == used
+        and step.diff_id in (None, made.diff_id)
+        for made in info.provenance
+    )
+
+
+def unique(descriptors: Iterable[Descriptor]) -> Iterable[Descriptor]:
+    """Each digest once."""
+    return {each.digest: each for each in descriptors}.values()

@@ -1,0 +1,1 @@
+"""Where a layer's entries go: directories."""

@@ -1,0 +1,1 @@
+"""Reading archives: headers, fields, entries, paths."""

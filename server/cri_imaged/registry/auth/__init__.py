@@ -1,0 +1,1 @@
+"""Authentication: challenges, logins, tokens, and requests that bear them."""

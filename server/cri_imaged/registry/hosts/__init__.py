@@ -1,0 +1,1 @@
+"""Which hosts serve a registry: hosts.toml and its folders."""

@@ -1,0 +1,71 @@
+"""Bodies that a proxy in the way compressed, though nobody asked for it, and says so."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Awaitable, Callable
+
+from cri_imaged.registry.http.errors import EndedError, MalformedError
+
+_MAGIC = b"\x1f\x8b"
+_MOST = 256 << 10
+"""Bytes that one call gives, whatever went in."""
+
+
+class Gunzipped:
+    """What `read` gives, decompressed. What says to be gzip and does not begin as gzip does is
+    passed through."""
+
+    def __init__(self, read: Callable[[], Awaitable[bytes]]) -> None:
+        self._read = read
+        self._held = b""
+        self._inflater: zlib._Decompress | None = None
+        self._begun = False
+        self._plain = False
+
+    async def read(self) -> bytes:
+        """Some bytes; none at the end. Raises what the source does, and `MalformedError`."""
+        while True:
+            if not self._held:
+                self._held = await self._read()
+                if not self._held:
+                    self._end()
+                    return b""
+            if not self._begun and not await self._begin():
+                continue
+            if self._plain:
+                data, self._held = self._held, b""
+                return data
+            data = self._inflate()
+            if data:
+                return data
+
+    async def _begin(self) -> bool:
+        """Look at the first two bytes."""
+        if len(self._held) < len(_MAGIC):
+            more = await self._read()
+            self._held += more
+            if more and len(self._held) < len(_MAGIC):
+                return False
+        self._begun = True
+        self._plain = not self._held.startswith(_MAGIC)
+        return True
+
+    def _inflate(self) -> bytes:
+        if self._inflater is None:
+            self._inflater = zlib.decompressobj(16 + zlib.MAX_WBITS)
+        try:
+            data = self._inflater.decompress(self._held, _MOST)
+        except zlib.error:
+            raise MalformedError("its gzip coding is damaged") from None
+        self._held = self._inflater.unconsumed_tail
+        if self._inflater.eof:
+            rest = self._inflater.unused_data
+            # Another member, or padding.
+            self._held = rest if rest.startswith(_MAGIC[: len(rest)]) else b""
+            self._inflater = None
+        return data
+
+    def _end(self) -> None:
+        if self._inflater is not None:
+            raise EndedError

@@ -1,0 +1,93 @@
+"""Host names looked up without holding up others: a name server that never answers costs its own
+name's thread, and nobody else's time."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import TypeAlias
+
+Address: TypeAlias = tuple[str, int]
+"""An IP address, and its scope (the network interface) where it is a link-local one, else 0."""
+Lookup: TypeAlias = Callable[[str], list[Address]]
+
+_THREADS = 128
+"""Lookups at the same time, each of another name; further ones wait. A thread is stuck for as long
+as the system's resolver tries (resolv.conf: timeout, attempts)."""
+_KEPT_SECONDS = 10.0
+_KEPT_NAMES = 1000
+
+
+def look_up(name: str) -> list[Address]:
+    """The addresses of `name`, a host name or an address in any spelling, as the system finds
+    them. Blocks. Raises `OSError`."""
+    # As bytes, as the codec for text refuses names that are merely unknown.
+    found = socket.getaddrinfo(name.encode(), None, type=socket.SOCK_STREAM)
+    return [(str(place[0]), place[3] if len(place) == 4 else 0) for *_, place in found]
+
+
+class Names:
+    """Looks up names, each once at a time, and keeps what it found for some seconds."""
+
+    def __init__(self, lookup: Lookup = look_up) -> None:
+        self._lookup = lookup
+        self._threads = asyncio.Semaphore(_THREADS)
+        self._running: dict[str, asyncio.Task[list[Address]]] = {}
+        self._kept: OrderedDict[str, tuple[float, list[Address]]] = OrderedDict()
+
+    async def addresses(self, name: str, seconds: float) -> list[Address]:
+        """The addresses of a name or a numeric address. Raises `OSError`; `TimeoutError` after
+        `seconds`."""
+        found = self._kept.get(name)
+        if found is not None and time.monotonic() - found[0] < _KEPT_SECONDS:
+            return found[1]
+        task = self._running.get(name)
+        if task is None:
+            task = self._running[name] = asyncio.create_task(self._find(name))
+            task.add_done_callback(lambda done: self._done(name, done))
+        async with asyncio.timeout(seconds):
+            return await asyncio.shield(task)
+
+    def close(self) -> None:
+        """Wait for no lookup any more."""
+        for task in list(self._running.values()):
+            task.cancel()
+
+    async def _find(self, name: str) -> list[Address]:
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[list[Address]] = loop.create_future()
+
+        def deliver(found: list[Address] | OSError) -> None:
+            if answer.done():
+                return
+            if isinstance(found, OSError):
+                answer.set_exception(found)
+            else:
+                answer.set_result(found)
+
+        def run() -> None:
+            found: list[Address] | OSError
+            try:
+                found = self._lookup(name)
+            except OSError as error:
+                found = error
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(deliver, found)
+
+        async with self._threads:
+            # Not of a pool: the end of the process waits for a pool's threads.
+            threading.Thread(target=run, name="lookup", daemon=True).start()
+            return await answer
+
+    def _done(self, name: str, task: asyncio.Task[list[Address]]) -> None:
+        self._running.pop(name, None)
+        if task.cancelled() or task.exception() is not None:
+            return
+        self._kept[name] = time.monotonic(), task.result()
+        self._kept.move_to_end(name)
+        while len(self._kept) > _KEPT_NAMES:
+            self._kept.popitem(last=False)

@@ -1,0 +1,1 @@
+"""Generated gRPC stubs; made by `python proto/generate.py`, never edited."""

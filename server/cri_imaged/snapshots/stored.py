@@ -1,0 +1,51 @@
+"""What is known of the committed snapshots of one snapshotter, by their rows alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cri_imaged.metadata import runtime_snapshots, snapshots
+from cri_imaged.metadata.database import Database
+from cri_imaged.oci.digest import Digest
+from cri_imaged.ports import Lease, Skipped, SnapshotInfo, Usage
+
+
+class SnapshotRows:
+    """This part of `ports.Snapshotter` is the same wherever the snapshots are kept."""
+
+    def __init__(self, name: str, database: Database) -> None:
+        self.name = name
+        self._database = database
+
+    async def hold(self, chain_id: Digest, lease: Lease) -> bool:
+        """See `ports.Snapshotter.hold`."""
+        return await self.hold_highest([chain_id], lease) is not None
+
+    async def hold_highest(self, chain: Sequence[Digest], lease: Lease) -> Digest | None:
+        """See `ports.Snapshotter.hold_highest`."""
+        return await self._database.write(
+            lambda db: next(
+                (each for each in reversed(chain) if snapshots.hold(db, self.name, each, lease)),
+                None,
+            )
+        )
+
+    async def info(self, chain_id: Digest) -> SnapshotInfo | None:
+        """See `ports.Snapshotter.info`."""
+        return await self._database.read(lambda db: snapshots.info(db, self.name, chain_id))
+
+    async def walk(self) -> list[SnapshotInfo]:
+        """See `ports.Snapshotter.walk`."""
+        return await self._database.read(lambda db: snapshots.walk(db, self.name))
+
+    async def skipped(self, chain_id: Digest) -> Skipped:
+        """See `ports.Snapshotter.skipped`."""
+        return await self._database.read(lambda db: snapshots.skipped(db, self.name, chain_id))
+
+    async def total_usage(self) -> Usage:
+        """See `ports.Snapshotter.total_usage`."""
+        return await self._database.read(lambda db: snapshots.total_usage(db, self.name))
+
+    async def runtimes(self) -> Sequence[str]:
+        """See `ports.Snapshotter.runtimes`."""
+        return await self._database.read(lambda db: runtime_snapshots.runtimes(db, self.name))

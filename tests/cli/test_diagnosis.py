@@ -1,0 +1,87 @@
+"""What `doctor` finds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from cri_imaged.cli import diagnosis
+from cri_imaged.cli.diagnosis import Finding
+from cri_imaged.config import load_config
+from cri_imaged.rpc.node.v1 import runtimes_pb2
+
+LOGINS_FAIL = "pulls that need a login fail"
+
+
+def findings_of_hosts(folders: str) -> list[Finding]:
+    overrides = {"image": {"registry": {"config_path": folders}}}
+    return list(diagnosis.of_hosts(load_config(None, privileged=True, overrides=overrides)))
+
+
+def write(folder: Path, registry: str, text: str) -> None:
+    (folder / registry).mkdir(parents=True)
+    (folder / registry / "hosts.toml").write_text(text)
+
+
+def test_a_hosts_file_that_cannot_be_read_is_named_with_its_line(tmp_path: Path) -> None:
+    write(tmp_path, "good.example", '[host."http://127.0.0.1:1"]')
+    write(tmp_path, "bad.example_5000_", '\n[host."http://127.0.0.1:1"]\nskip_verify = 3')
+    (found,) = findings_of_hosts(f"{tmp_path}/absent:{tmp_path}")
+    assert found.what.startswith(f"{tmp_path}/bad.example_5000_/hosts.toml:3: ")
+    assert found.what.endswith("pulls from bad.example:5000 fail")
+
+
+def test_a_mirror_whose_name_nobody_knows_is_found(tmp_path: Path) -> None:
+    write(tmp_path, "docker.io", '[host."https://mirror.invalid"]')
+    (found,) = findings_of_hosts(str(tmp_path))
+    assert found.what.startswith(
+        f"the name mirror.invalid, which {tmp_path}/docker.io has, cannot be resolved"
+    )
+
+
+def test_a_registry_that_is_blocked_is_no_finding(tmp_path: Path) -> None:
+    write(tmp_path, "blocked.example", "blocked = true")
+    assert findings_of_hosts(str(tmp_path)) == []
+
+
+def test_a_credential_provider_that_is_not_there_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "providers.yaml"
+    registry = {"credential_provider_config": str(file), "credential_provider_bin_dir": "/bin"}
+    overrides = {"image": {"registry": registry}}
+    config = load_config(None, privileged=True, overrides=overrides)
+
+    def found() -> list[str]:
+        return [each.what for each in diagnosis.of_credential_providers(config)]
+
+    assert found() == [f"{file}: cannot be read: No such file or directory: {LOGINS_FAIL}"]
+    file.write_text("kind: CredentialProviderConfig")
+    (malformed,) = found()
+    assert malformed.startswith(f"{file}: is no CredentialProviderConfig")
+    version = "credentialprovider.kubelet.k8s.io/v1"
+    entries = [
+        f"{{name: {name}, apiVersion: {version}, matchImages: [a], defaultCacheDuration: 0s}}"
+        for name in ("sh", "no-such-program")
+    ]
+    file.write_text(
+        "kind: CredentialProviderConfig\napiVersion: kubelet.config.k8s.io/v1\n"
+        f"providers: [{', '.join(entries)}]"
+    )
+    assert found() == [f"/bin/no-such-program, a credential provider of {file}, is no program"]
+
+
+@pytest.mark.parametrize("names", [[], ["docker.io/library/a:1", "sha256:00"]])
+def test_images_that_no_collector_sees_come_with_the_command_that_removes_them(
+    tmp_path: Path, names: Iterable[str]
+) -> None:
+    socket = tmp_path / "snapshots.sock"
+    socket.touch(mode=0o600)
+    runtime = {"snapshots_address": str(socket), "containerd": {"address": "/run/c.sock"}}
+    config = load_config(None, privileged=True, overrides={"runtime": runtime})
+    answer = runtimes_pb2.ListRuntimesResponse(
+        runtimes=[runtimes_pb2.Runtime(name="containerd", up=True, foreign_images=names)]
+    )
+    remedies = [each.remedy for each in diagnosis.of_runtimes(config, answer)]
+    command = "ctr --address /run/c.sock --namespace k8s.io images remove"
+    assert remedies == ([f"{command} {' '.join(names)}"] if names else [])

@@ -1,0 +1,324 @@
+"""What the kernel would be led astray by is refused before it sees it: whoever took a writer over
+can write any image."""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cri_imaged.erofs.directories import value
+from cri_imaged.erofs.format import (
+    BLOCK,
+    DIRENT,
+    ROOT_NID,
+    SUPER,
+    SUPER_SIZE,
+    TYPES,
+    Stat,
+    encode_superblock,
+)
+from cri_imaged.erofs.reader import Found, Image
+from cri_imaged.erofs.verify import verify
+from cri_imaged.erofs.writer import ImageWriter
+from cri_imaged.erofs.xattrs import encode_xattr
+from cri_imaged.errors import CorruptContentError
+from tests.layers.direct import apply_image
+from tests.support import tarballs as t
+from tests.support.erofs import fsck, mounted
+
+SPARSE = {"GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.size": "900000"}
+LAYER = t.archive(
+    t.directory("d", pax={"SCHILY.xattr.user.a": "1" * 40}),
+    t.directory("d/e", pax={"SCHILY.xattr.user.a": "1" * 40}),
+    t.directory("d/g", pax={"SCHILY.xattr.user.b": "1"}),
+    t.file("d/file", b"f" * 9000, mtime=7, pax={"SCHILY.xattr.user.a": "1" * 40}),
+    t.file("d/empty"),
+    t.file("d/s", b"x" * 8192, pax={**SPARSE, "GNU.sparse.map": "0,4096,700000,4096"}),
+    t.symlink("d/link", "file"),
+    t.hardlink("d/twin", "d/file"),
+    *(t.fifo("d/pipe"), t.device("d/null", 1, 3)),
+)
+NAMES = 100
+
+
+class Patient:
+    """An image, to be spoilt."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = bytearray(data)
+        self.image = Image(lambda address, size: bytes(self.data[address : address + size]))
+
+    def find(self, path: bytes) -> Found:
+        found = self.image.inode()
+        for name in path.split(b"/") if path else ():
+            dirent = self.image.lookup(found, name)
+            assert dirent is not None
+            found = self.image.inode(dirent.entry.nid)
+        return found
+
+    def put(self, form: str, at: int, *values: int) -> None:
+        struct.pack_into(f"<{form}", self.data, at, *values)
+
+    def put_inode(self, path: bytes, form: str, offset: int, *values: int) -> None:
+        self.put(form, self.find(path).address + offset, *values)
+
+    def dirent(self, path: bytes) -> int:
+        """The address of the entry `path`."""
+        folder, _, name = path.rpartition(b"/")
+        dirent = self.image.lookup(self.find(folder), name)
+        assert dirent is not None
+        return dirent.address
+
+    def seal(self) -> None:
+        """Let the checksum be right."""
+        blocks = len(self.data) // BLOCK
+        first = bytes(self.data[:BLOCK])
+        self.data[SUPER : SUPER + SUPER_SIZE] = encode_superblock(first, 1, blocks)
+
+
+def point(path: bytes, to: Callable[[Patient], int]) -> Callable[[Patient], None]:
+    """Let a name stand for another number."""
+    return lambda image: image.put("Q", image.dirent(path), to(image))
+
+
+def rename(path: bytes, name: bytes) -> Callable[[Patient], None]:
+    """Write over a name with one of the same length."""
+
+    def change(image: Patient) -> None:
+        folder = image.find(path.rpartition(b"/")[0])
+        old = path.rpartition(b"/")[2]
+        assert len(old) == len(name)
+        at = image.data.index(old, folder.address)
+        image.data[at : at + len(name)] = name
+
+    return change
+
+
+MALFORMED: dict[str, Callable[[Patient], None]] = {
+    "compressed data": lambda image: image.put_inode(b"d/file", "H", 0, 1 | 3 << 1),
+    "compact compressed data": lambda image: image.put_inode(b"d/file", "H", 0, 1 | 1 << 1),
+    "unknown bits in a format": lambda image: image.put_inode(b"d/file", "H", 0, 1 | 1 << 4),
+    "a number of blocks' high bits": lambda image: image.put_inode(b"d/file", "H", 6, 1),
+    "a size over 63 bits": lambda image: image.put_inode(b"d/s", "Q", 8, 1 << 63),
+    "more nanoseconds than a second": lambda image: image.put_inode(b"d/file", "I", 40, 10**9),
+    "data behind the end": lambda image: image.put_inode(b"d/file", "I", 16, 1 << 20),
+    "data in the superblock": lambda image: image.put_inode(b"d/file", "I", 16, 0),
+    "more data than there is": lambda image: image.put_inode(b"d/file", "Q", 8, 1 << 40),
+    "an inline part of no bytes": lambda image: image.put_inode(b"d/file", "Q", 8, 8192),
+    "an inline part over a block's end": lambda image: image.put_inode(b"d/file", "Q", 8, 12287),
+    "a chunk behind the end": lambda image: image.put("I", image.find(b"d/s").behind, 1 << 20),
+    "chunks of an unknown form": lambda image: image.put_inode(b"d/s", "I", 16, 1 << 5),
+    "a directory in chunks": lambda image: image.put_inode(b"d", "H", 0, 1 | 4 << 1),
+    "attributes over a block's end": lambda image: image.put_inode(b"d/file", "H", 2, 2000),
+    "an attribute of an unknown kind": lambda image: image.put(
+        "B", image.find(b"d/g").behind - 8 + 1, 9
+    ),
+    "an attribute's name over the end": lambda image: image.put(
+        "B", image.find(b"d/g").behind - 8, 200
+    ),
+    "a shared attribute behind the end": lambda image: image.put(
+        "I", image.find(b"d/e").behind - 4, 1 << 30
+    ),
+    "no name for a file": lambda image: image.put_inode(b"d/file", "I", 44, 0),
+    "a directory that says another number of directories": lambda image: image.put_inode(
+        b"d", "I", 44, 9
+    ),
+    "a link without a target": lambda image: image.put_inode(b"d/link", "I", 8, 0),
+    "a link that is too long": lambda image: image.put_inode(b"d/link", "I", 8, 4096),
+    "a link with a zero in it": lambda image: image.put("B", image.find(b"d/link").behind, 0),
+    "an attribute with a zero in its name": lambda image: image.put(
+        "B", image.find(b"d/g").behind - 4, 0
+    ),
+    "a device with data": lambda image: image.put_inode(b"d/null", "I", 8, 1),
+    "a whiteout": lambda image: image.put_inode(b"d/null", "I", 16, 0),
+    "a name's type is another": lambda image: image.put("B", image.dirent(b"d/file") + 10, 7),
+    "a kind that no layer has": lambda image: image.put_inode(b"d/pipe", "H", 4, 0o140644),
+    "a number behind the end": point(b"d/file", lambda image: 1 << 40),
+    "a number in the superblock": point(b"d/file", lambda image: 32),
+    "a directory in itself": point(b"d/e", lambda image: image.find(b"d").nid),
+    "the root in a directory": point(b"d/e", lambda image: ROOT_NID),
+    "one directory twice": point(b"d/g", lambda image: image.find(b"d/e").nid),
+    "a wrong parent": point(b"d/e/..", lambda image: ROOT_NID),
+    "a wrong self": point(b"d/e/.", lambda image: ROOT_NID),
+    "names that are not sorted": rename(b"d/empty", b"zzzzz"),
+    "a name twice": rename(b"d/link", b"file"),
+    "a slash in a name": rename(b"d/file", b"fi/e"),
+    "a zero in a name": rename(b"d/file", b"fi\0e"),
+    "names that begin among the entries": lambda image: image.put(
+        "H", image.dirent(b"d/e/.") + 8, DIRENT.size
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("sound") / "image"
+    apply_image(path, [LAYER])
+    return path.read_bytes()
+
+
+def judge(data: bytes | bytearray, names: int = NAMES) -> None:
+    with tempfile.TemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        verify(file.fileno(), names, lambda: None)
+
+
+def test_an_honest_image_passes(sound: bytes) -> None:
+    judge(sound)
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_a_malformed_image_is_refused(name: str, sound: bytes) -> None:
+    image = Patient(sound)
+    MALFORMED[name](image)
+    assert image.data != sound
+    image.seal()
+    with pytest.raises(CorruptContentError, match="image of a layer"):
+        judge(image.data)
+
+
+@pytest.mark.parametrize("at", range(SUPER, SUPER + SUPER_SIZE))
+def test_every_byte_of_the_superblock_counts(at: int, sound: bytes) -> None:
+    """All of it is given but the number of inodes, which is only told."""
+    spoilt = bytearray(sound)
+    spoilt[at] ^= 0x40
+    spoilt[SUPER + 4 : SUPER + 8] = bytes(4)
+    with pytest.raises(CorruptContentError, match="superblock"):
+        judge(bytes(spoilt))
+
+
+@pytest.mark.parametrize("size", [0, BLOCK, -BLOCK, -1])
+def test_an_image_of_another_size_is_refused(size: int, sound: bytes) -> None:
+    with pytest.raises(CorruptContentError):
+        judge(sound[:size])
+    with pytest.raises(CorruptContentError, match="superblock"):
+        judge(sound + bytes(BLOCK))
+
+
+def test_more_names_than_a_layer_may_have(sound: bytes) -> None:
+    names = 10  # without the two that each directory has: they are no entries
+    judge(sound, names)
+    with pytest.raises(CorruptContentError, match="more names"):
+        judge(sound, names - 1)
+
+
+def test_a_pipe_is_no_image() -> None:
+    ends = os.pipe()
+    try:
+        with pytest.raises(CorruptContentError, match="file"):
+            verify(ends[0], NAMES, lambda: None)
+    finally:
+        for end in ends:
+            os.close(end)
+
+
+@pytest.mark.parametrize("name", [b"trusted.overlay.opaque", b"user.overlay.redirect"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_attributes_that_overlay_would_obey(name: bytes, shared: bool) -> None:
+    entry = encode_xattr(name, b"y")
+    assert entry is not None
+    with tempfile.TemporaryFile() as file:
+        writer = ImageWriter.begin(file.fileno())
+        status = Stat(stat.S_IFIFO | 0o644, 0, 0, 0)
+        nodes = [writer.node(status, {name: entry}) for _ in range(1 + shared)]
+        fifo = TYPES[stat.S_IFIFO]
+        names = {b"%d" % number: value(nid, fifo) for number, nid in enumerate(nodes[-1:])}
+        writer.root(Stat(stat.S_IFDIR | 0o755, 0, 0, 0), {}, names)
+        writer.finish()
+        with pytest.raises(CorruptContentError, match="extended attribute"):
+            verify(file.fileno(), NAMES, lambda: None)
+
+
+def test_maps_of_more_chunks_than_the_image_holds() -> None:
+    """One map may not be read again and again."""
+    with tempfile.TemporaryFile() as file:
+        writer = ImageWriter.begin(file.fileno())
+        names = {}
+        for number in range(20):
+            writer.begin_sparse(Stat(stat.S_IFREG, 0, 0, 0), {}, (), 1 << 20)
+            names[b"%d" % number] = value(writer.end_file(), TYPES[stat.S_IFREG])
+        writer.root(Stat(stat.S_IFDIR | 0o755, 0, 0, 0), {}, names)
+        writer.finish()
+        verify(file.fileno(), NAMES, lambda: None)
+        image = Image.of(file.fileno())
+        for dirent in image.entries(image.inode()):
+            if dirent.entry.type == TYPES[stat.S_IFREG]:  # maps of 64 KiB, all from one address on
+                os.pwrite(file.fileno(), struct.pack("<I", 1 << 26), dirent.entry.nid * 32 + 8)
+                os.pwrite(file.fileno(), struct.pack("<I", 0), dirent.entry.nid * 32 + 16)
+        os.ftruncate(file.fileno(), 1 << 20)
+        first = os.pread(file.fileno(), BLOCK, 0)
+        os.pwrite(file.fileno(), encode_superblock(first, 1, (1 << 20) // BLOCK), SUPER)
+        with pytest.raises(CorruptContentError, match="sparse"):
+            verify(file.fileno(), NAMES, lambda: None)
+
+
+MANY = {f"SCHILY.xattr.user.{number}": "" for number in range(400)}
+HOLES = {**SPARSE, "GNU.sparse.size": "1000000000", "GNU.sparse.map": "0,4096"}
+
+
+@pytest.mark.parametrize("file", [t.file("f", pax=MANY), t.file("f", b"x" * 4096, pax=HOLES)])
+def test_what_a_file_has_is_looked_at_once_however_many_names_it_has(
+    file: bytes, tmp_path: Path
+) -> None:
+    names = [t.hardlink(f"{number}", "f", mtime=7) for number in range(100)]
+    apply_image(tmp_path / "image", [t.archive(file, *names)])
+    sound = Patient((tmp_path / "image").read_bytes())
+    judge(sound.data, 2 * len(names))
+    sound.put_inode(b"f", "I", 44, 1)  # and where it says that it has but one, it is a lie
+    sound.seal()
+    with pytest.raises(CorruptContentError, match=r"attribute|sparse"):
+        judge(sound.data, 2 * len(names))
+
+
+CHANGES = st.lists(
+    st.tuples(
+        st.integers(0, (1 << 16) - 1),
+        st.sampled_from([0, 1, 2, 4, 7, 0x7F, 0x80, 0xFF]) | st.integers(0, 255),
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(CHANGES)
+def test_the_kernel_takes_whatever_passes(sound: bytes, changes: list[tuple[int, int]]) -> None:
+    image = Patient(sound)
+    for at, byte in changes:
+        image.data[at % len(sound)] = byte
+    image.seal()
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(image.data)
+        file.flush()
+        try:
+            verify(file.fileno(), NAMES, lambda: None)
+        except CorruptContentError:
+            return
+        assert fsck(Path(file.name)) == ""
+        with mounted(Path(file.name)) as shown:
+            walk(shown)
+
+
+def walk(tree: Path) -> None:
+    """Let the kernel read all of it."""
+    for path in (tree, *tree.rglob("*")):
+        for name in os.listxattr(path, follow_symlinks=False):
+            os.getxattr(path, name, follow_symlinks=False)
+        if path.is_symlink():
+            os.readlink(path)
+        elif path.is_file():
+            with path.open("rb") as file:
+                file.read(1 << 20)
+                file.seek(-min(1 << 20, path.stat().st_size), os.SEEK_END)
+                file.read()

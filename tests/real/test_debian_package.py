@@ -1,0 +1,134 @@
+"""The Debian package: built, installed in a Debian root, served from, upgraded, removed, purged."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cri_imaged import __version__
+from tests.support.debian import debian_archive
+from tests.support.deploy import DEPLOY
+from tests.support.require import require_real
+
+pytestmark = pytest.mark.real
+
+BUILD = DEPLOY / "debian" / "build.sh"
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    require_real(shutil.which("dpkg-deb") is not None, "not Debian: no dpkg-deb")
+    require_real(Path("/usr/lib/python3/dist-packages/pip").is_dir(), "python3-pip is missing")
+    folder = tmp_path_factory.mktemp("debs")
+    environment = {**os.environ, "COMPRESSION": "none"}
+    subprocess.run([BUILD, folder], env=environment, check=True, capture_output=True)
+    (built,) = folder.glob("*.deb")
+    return built
+
+
+class Root:
+    """A Debian system without systemd running."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def run(self, *command: str, **env: str) -> str:
+        done = subprocess.run(
+            ["chroot", self.path, *command],
+            env={
+                "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+                "DEBIAN_FRONTEND": "noninteractive",
+                **env,
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def install(self, package: Path) -> None:
+        shutil.copy(package, self.path / "tmp" / package.name)
+        self.run("apt-get", "install", "-y", "-qq", f"/tmp/{package.name}")
+
+    def has(self, name: str) -> bool:
+        return os.path.lexists(self.path / name.lstrip("/"))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[Root]:
+    require_real(os.geteuid() == 0, "only root may chroot")
+    path = tmp_path / "root"
+    path.mkdir()
+    subprocess.run(
+        ["tar", "-C", path, "--xattrs", "--numeric-owner", "-xf", debian_archive()], check=True
+    )
+    subprocess.run(["mount", "-t", "proc", "proc", path / "proc"], check=True)
+    shutil.copy("/etc/resolv.conf", path / "etc/resolv.conf")
+    try:
+        yield Root(path)
+    finally:
+        subprocess.run(["umount", path / "proc"], check=True)
+
+
+def newer(package: Path, folder: Path) -> Path:
+    """The same package as another version."""
+    tree = folder / "tree"
+    subprocess.run(["dpkg-deb", "-R", package, tree], check=True)
+    control = tree / "DEBIAN/control"
+    control.write_text(control.read_text().replace(__version__, f"{__version__}+1"))
+    made = folder / "newer.deb"
+    subprocess.run(["dpkg-deb", "--root-owner-group", "-Znone", "-b", tree, made], check=True)
+    return made
+
+
+def test_the_package_lives_as_debians_do(package: Path, root: Root, tmp_path: Path) -> None:
+    root.run("apt-get", "update", "-qq")
+    root.install(package)
+    assert root.run("cri-imaged", "--version") == f"cri-imaged {__version__}\n"
+    config = root.path / "etc/cri-imaged/config.toml"
+    root.run("cri-imaged", "config", "check", "/etc/cri-imaged/config.toml")
+    shared = root.path / "usr/share"
+    assert "cri_imaged" in (shared / "bash-completion/completions/cri-imaged").read_text()
+    zsh = shared / "zsh/vendor-completions/_cri-imaged"
+    assert zsh.read_text().startswith("#compdef cri-imaged\n")
+    assert (shared / "fish/vendor_completions.d/cri-imaged.fish").read_text()
+    assert (shared / "man/man1/cri-imaged-pull.1.gz").exists()
+
+    config.write_text('root = "/var/lib/cri-imaged"\n[grpc]\naddress = "/run/cri.sock"\n')
+    root.install(newer(package, tmp_path))
+    assert config.read_text().startswith('root = "/var'), "an upgrade keeps what people wrote"
+    serve(root)
+    assert root.has("/var/lib/cri-imaged/metadata.db")
+
+    root.run("dpkg", "--remove", "cri-imaged")
+    assert not root.has("/opt/cri-imaged")
+    assert root.has("/var/lib/cri-imaged/metadata.db")
+    root.run("dpkg", "--purge", "cri-imaged", KEEP_IMAGES="1")
+    assert not root.has("/etc/cri-imaged")
+    assert root.has("/var/lib/cri-imaged/metadata.db")
+
+    root.install(package)
+    root.run("dpkg", "--purge", "cri-imaged")
+    assert not root.has("/var/lib/cri-imaged")
+
+
+def serve(root: Root) -> None:
+    """Have the installed daemon answer once."""
+    command = ["chroot", root.path, "cri-imaged", "serve"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as daemon:
+        assert daemon.stderr is not None
+        try:
+            for line in daemon.stderr:
+                if "serving" in line:
+                    break
+            root.run("cri-imaged", "images", "--address", "/run/cri.sock")
+        finally:
+            daemon.terminate()
+            daemon.stderr.read()
+    assert daemon.returncode == 0

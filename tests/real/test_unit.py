@@ -1,0 +1,131 @@
+"""The unit that deploy/ ships, run by a real systemd: started, confined, reloaded, begun anew."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.real.conftest import Scratch
+from tests.support.deploy import DEPLOY
+from tests.support.docker_registry import DockerRegistry
+from tests.support.images import WHITEOUT, Node, file, image, layer
+from tests.support.process import wait_until
+from tests.support.require import require_real
+from tests.support.systemd import Machine
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(
+        "SYSTEMD" not in os.environ,
+        reason="run by `make systemd-check`: a CI machine need not let a systemd run in it, so "
+        "REQUIRE_REAL has no say",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def booted(scratch: Scratch) -> Iterator[Machine]:
+    require_real(os.geteuid() == 0, "only root can boot a system in namespaces")
+    require_real(Path("/lib/systemd/systemd").exists(), "systemd is not installed")
+    with Machine(scratch("systemd")) as running:
+        yield running
+
+
+@pytest.fixture
+def machine(booted: Machine) -> Machine:
+    """With the unit as it is shipped, running under the default configuration."""
+    booted.configure("")
+    booted.drop_in("")
+    booted.systemctl("restart")
+    return booted
+
+
+def test_an_image_is_pulled_as_the_unit_confines_it(
+    machine: Machine, registry: DockerRegistry
+) -> None:
+    """Owners, set-user-ID, devices, whiteouts: all that a confinement could forbid."""
+    lower = {
+        "bin/su": file("su", mode=0o4755),
+        "home/web": file("web", uid=1000, gid=1000),
+        "dev/null": Node(type=b"3", mode=0o666, device=(1, 3)),
+        "gone": file("gone"),
+    }
+    upper = layer({".wh.gone": WHITEOUT, "opt/app": file("app")}, "zstd")
+    name = registry.push(image(layer(lower), upper), "unit/app:1")
+    machine.client("pull", name)
+    machine.client("check")
+    namespaces = (f'"{kind} namespace"' for kind in ("mount", "uts", "ipc", "network", "pid"))
+    machine.until_logged(f'{{"by": [{", ".join(namespaces)}, ')
+    machine.client("mount", name, "/mnt")
+    try:
+        files = ("/mnt/bin/su", "/mnt/home/web", "/mnt/dev/null", "/mnt/opt/app")
+        found = machine.run("stat", "--format=%F %a %u", *files).stdout.splitlines()
+        assert found == [
+            "regular file 4755 0",
+            "regular file 644 1000",
+            "character special file 666 0",
+            "regular file 644 0",
+        ]
+        assert machine.run("stat", "/mnt/gone", check=False).returncode != 0
+    finally:
+        machine.client("umount", "/mnt")
+
+
+def test_it_serves_as_soon_as_it_is_started_and_stops_in_order(machine: Machine) -> None:
+    assert machine.show("ActiveState") == "active"
+    machine.client("images")
+    machine.systemctl("stop")
+    assert machine.show("Result") == "success"
+
+
+def test_a_reload_takes_over_what_is_right_and_refuses_what_is_wrong(machine: Machine) -> None:
+    pid = machine.show("MainPID")
+    machine.configure('[debug]\nlevel = "debug"\n')
+    machine.systemctl("reload")
+    machine.until_logged('"changed": ["debug.level"]')
+    machine.configure('[debug]\nlevel = "lout"\n')
+    assert machine.systemctl("reload", check=False) != 0
+    assert machine.show("MainPID") == pid
+    machine.client("images")
+
+
+def test_a_daemon_that_is_killed_is_begun_anew(machine: Machine) -> None:
+    before = machine.show("MainPID")
+    machine.run("kill", "-KILL", before)
+    wait_until(lambda: anew(machine, before), "it is begun anew")
+    machine.client("images")
+
+
+def test_a_daemon_that_hangs_is_begun_anew(machine: Machine) -> None:
+    machine.drop_in("[Service]\nWatchdogSec=2\n")
+    machine.systemctl("restart")
+    before = machine.show("MainPID")
+    machine.run("kill", f"-{signal.SIGSTOP}", before)
+    wait_until(lambda: anew(machine, before), "it is begun anew")
+    machine.until_logged("Watchdog timeout")
+
+
+def test_a_wrong_configuration_is_told_and_tried_again_until_it_is_right(machine: Machine) -> None:
+    machine.configure("roof = 1\n")
+    assert machine.systemctl("restart", check=False) != 0
+    machine.until_logged("roof")
+    machine.configure("")
+    wait_until(lambda: machine.show("ActiveState") == "active", "it serves")
+
+
+def test_another_root_by_the_drop_in(machine: Machine) -> None:
+    machine.path("/data/images").mkdir(parents=True)
+    machine.configure('root = "/data/images"\n')
+    assert machine.systemctl("restart", check=False) != 0
+    machine.drop_in((DEPLOY / "systemd" / "other-root.conf").read_text())
+    machine.systemctl("restart")
+    assert machine.path("/data/images/metadata.db").exists()
+
+
+def anew(machine: Machine, before: str) -> bool:
+    """Whether another process than that one serves."""
+    return machine.show("MainPID") not in ("0", before) and machine.show("ActiveState") == "active"

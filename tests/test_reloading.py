@@ -1,0 +1,95 @@
+"""A changed configuration, taken over by a daemon that runs."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cri_imaged.config import Config, default_config, load_config
+from cri_imaged.reloading import RELOADABLE, differences, taken_over
+from tests.support.daemon import Daemon
+from tests.support.process import wait_until
+
+NAME = "registry.example/team/app:1"
+
+
+def configured(tmp_path: Path, text: str) -> Config:
+    file = tmp_path / "config.toml"
+    file.write_text(text)
+    return load_config(file, privileged=True)
+
+
+def test_differences_are_named_by_key(tmp_path: Path) -> None:
+    old = default_config(privileged=True)
+    new = configured(
+        tmp_path,
+        'root = "/a"\n[debug]\nlevel = "warn"\n[image.limits]\nlayers = 3\n'
+        '[image.registry.configs."r.example".auth]\nusername = "u"\n',
+    )
+    assert list(differences(old, old)) == []
+    assert set(differences(old, new)) == {
+        "root",
+        "debug.level",
+        "image.limits.layers",
+        "image.registry.configs",
+    }
+    mixed = taken_over(old, new)
+    assert set(differences(mixed, new)) == {"root", "image.limits.layers"}
+    assert set(differences(old, mixed)) <= RELOADABLE
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    with Daemon(tmp_path / "d", snapshotter="native") as running:
+        yield running
+
+
+def told(daemon: Daemon, event: str) -> list[dict[str, object]]:
+    return [line for line in daemon.log_lines() if line["event"] == event]
+
+
+def test_a_hang_up_reloads_and_a_wrong_file_changes_nothing(daemon: Daemon) -> None:
+    text = daemon.config.read_text()
+    daemon.config.write_text(text.replace('level = "debug"', 'level = "error"') + "nonsense = 1\n")
+    daemon.process.send(signal.SIGHUP)
+    wait_until(lambda: told(daemon, "configuration not reloaded"), "the reload fails")
+    [line] = told(daemon, "configuration not reloaded")
+    assert "nonsense" in str(line["problems"])
+    daemon.config.write_text(text.replace('level = "debug"', 'level = "info"'))
+    daemon.process.send(signal.SIGHUP)
+    wait_until(lambda: told(daemon, "configuration reloaded"), "the reload")
+    [line] = told(daemon, "configuration reloaded")
+    assert (line["changed"], line["needs_restart"]) == (["debug.level"], [])
+    assert daemon.images() == []
+
+
+def test_a_client_is_told_what_changed_and_what_takes_a_restart(daemon: Daemon) -> None:
+    assert daemon.cli("config", "reload").stdout == "nothing has changed\n"
+    drop_ins = daemon.config.parent / "config.d"
+    drop_ins.mkdir()
+    drop_in = drop_ins / "a.toml"
+    drop_in.write_text(f'[image.pinned_images]\nmine = "{NAME}"\n[image.limits]\nlayers = 9\n')
+    assert daemon.cli("config", "reload").stdout == (
+        "image.pinned_images: changed\nimage.limits.layers: changes with a restart of the daemon\n"
+    )
+    drop_in.write_text("[image]\npinned = 1\n")
+    failed: subprocess.CompletedProcess[str] = daemon.cli("config", "reload", check=False)
+    assert failed.returncode == 2
+    assert f"{drop_in}: image.pinned: unknown key" in failed.stderr
+
+
+def test_the_configuration_is_shown_with_its_origins(daemon: Daemon) -> None:
+    with daemon.config.open("a") as file:
+        file.write('[image.registry.configs."r.example".auth]\npassword = "hunter22"\n')
+        file.write('[tracing]\nendpoint = "http://ann:hunter22@localhost/v1/traces"\n')
+    shown = daemon.cli("config", "show", str(daemon.config)).stdout
+    lines = {line.split()[0]: line.split()[1:] for line in shown.splitlines()}
+    assert lines["debug.level"] == ['"debug"', str(daemon.config)]
+    assert lines["image.disk_reserve"] == ['"128MiB"', "default"]
+    assert lines['image.registry.configs."r.example".auth.password'][0] == '"[censored]"'
+    assert lines["tracing.endpoint"][0] == '"http://[censored]@localhost/v1/traces"'
+    assert "hunter22" not in shown
