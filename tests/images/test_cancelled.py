@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import random
+import stat
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ def pipes() -> int:
     count = 0
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(FileNotFoundError):
-            count += os.readlink(f"/proc/self/fd/{name}").startswith("pipe:")
+            count += stat.S_ISFIFO(os.stat(f"/proc/self/fd/{name}").st_mode)
     return count
 
 
