@@ -232,6 +232,6 @@ format = "json"
 
 [image]
 snapshotter = "{self.snapshotter}"
-erofs_loop_devices = {str(WHOLE).lower()}
+{f"erofs_loop_devices = {str(WHOLE).lower()}" if self.snapshotter == "erofs" else ""}
 {self.image_options}
 """
