@@ -109,6 +109,23 @@ async def test_two_blobs_of_one_layer_are_each_applied_once(
     assert len(fetched) == 1
 
 
+async def test_bytes_that_an_earlier_fetch_left_whole_are_kept_from_who_may_not_have_them(
+    bench: Bench, registry: GatedRegistry
+) -> None:
+    """There is nothing left to ask the registry for, but whether this pull may have it."""
+    image = image_of(layer(0))
+    put = serve(registry, image, repository=PRIVATE)
+    (base,) = image.layers
+    name = f"{put.layers[0].digest.replace(':', '-')}-{len(base.blob)}"
+    (bench.root / "content" / "ingest" / name).write_bytes(base.blob)
+    refuse(registry, put)
+    hostile(registry, image, blobs_of(image), User="evil")
+    with pytest.raises(RegistryError) as refused:
+        await bench.pull(repository=EVIL)
+    assert refused.value.category is Category.PERMISSION_DENIED
+    assert not bench.shown()
+
+
 async def test_a_fetch_by_another_repository_is_confirmed(
     bench: Bench, registry: GatedRegistry
 ) -> None:

@@ -68,6 +68,8 @@ class BlobFlight(Flight[Origin]):
         """Done while there is something to read."""
         self.received = 0
         """Bytes that came over the network."""
+        self.answered: set[str] = set()
+        """Repositories whose registry was asked for it and gave some of it."""
 
     @property
     def offset(self) -> int:
@@ -193,6 +195,7 @@ class BlobFlight(Flight[Origin]):
             try:
                 if ingest.offset < self.descriptor.size:
                     async with waiter.means.fetcher.fetch(self.descriptor, ingest.offset) as stream:
+                        self.answered.add(waiter.means.repository)
                         async for chunk in stream:
                             self._show(len(chunk), waiter)
                             await self._room_for(len(chunk))
@@ -238,10 +241,10 @@ class Fetch:
 
     @property
     def is_ours(self) -> bool:
-        """Whether this pull's means, or those of another pull of its repository, brought it."""
-        by = self._flight.landed_by
-        ours = self._waiter.means.repository
-        return by is not None and by.means.repository == ours
+        """Whether this pull's means, or those of another pull of its repository, brought it. Not
+        where nothing had to come any more: then no registry was asked."""
+        by, ours = self._flight.landed_by, self._waiter.means.repository
+        return by is not None and by.means.repository == ours and ours in self._flight.answered
 
     @property
     def received(self) -> int:
