@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import errno
+import threading
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,39 @@ async def test_what_a_failed_sync_was_for_is_never_taken_for_durable(
         await syncing.pulled()
     await database.write(lambda db: blobs.insert(db, SECOND, 1, None))
     await syncing.pulled()
+    assert await database.read(volatile) == Volatile(frozenset({FIRST}))
+    syncing.close()
+    await database.close()
+
+
+class Slow(FailingOnce):
+    """Tells it late."""
+
+    def __init__(self) -> None:
+        self.asked, self.go = threading.Event(), threading.Event()
+
+    def syncfs(self, fd: int) -> int:
+        self.asked.set()
+        self.go.wait()
+        return super().syncfs(fd)
+
+
+async def test_what_the_disk_has_lost_is_heard_though_the_pull_was_cancelled_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Slow()
+    monkeypatch.setattr(libc, "lib", disk)
+    database = await Database.open(tmp_path / "metadata.db")
+    syncing = Durability(database, [tmp_path], wait=True, discard=None)
+    await database.write(lambda db: blobs.insert(db, FIRST, 1, None))
+    cancelled = asyncio.create_task(syncing.pulled())
+    await asyncio.to_thread(disk.asked.wait)
+    cancelled.cancel()
+    next_one = asyncio.create_task(syncing.pulled())
+    disk.go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await cancelled
+    await next_one
     assert await database.read(volatile) == Volatile(frozenset({FIRST}))
     syncing.close()
     await database.close()

@@ -14,6 +14,7 @@ from cri_imaged import libc
 from cri_imaged.metadata import durability
 from cri_imaged.metadata.database import Database
 from cri_imaged.metadata.durability import Volatile
+from cri_imaged.shielding import to_the_end
 
 log = structlog.get_logger()
 
@@ -67,16 +68,20 @@ class Durability:
             OSError: a file system could not be synced; no row is marked.
         """
         async with self._lock:
-            rows = (await self._database.read(durability.volatile)) - self._doubtful
-            if rows:
-                try:
-                    await self._sync_file_systems()
-                except OSError:
-                    self._doubtful |= rows
-                    raise
-                await self._database.write(lambda db: durability.mark(db, rows), durable=True)
+            # Whoever is cancelled would not hear what the disk has lost, and nobody would again.
+            await to_the_end(self._bring_to_disk())
             if self._discard is not None:
                 await self._discard()
+
+    async def _bring_to_disk(self) -> None:
+        rows = (await self._database.read(durability.volatile)) - self._doubtful
+        if rows:
+            try:
+                await self._sync_file_systems()
+            except OSError:
+                self._doubtful |= rows
+                raise
+            await self._database.write(lambda db: durability.mark(db, rows), durable=True)
 
     async def _sync_file_systems(self) -> None:
         by_device = {os.fstat(fd).st_dev: fd for fd in self._fds}
