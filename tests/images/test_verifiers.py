@@ -77,6 +77,12 @@ async def test_all_have_to_accept(folder: Path) -> None:
     assert found == f"{NAME}: verifier b: rejected the image (exit code 3): it is too old"
 
 
+@pytest.mark.parametrize(("number", "name"), [(15, "SIGTERM"), (35, "signal 35")])
+async def test_a_program_that_a_signal_ends_rejects(folder: Path, number: int, name: str) -> None:
+    program(folder, "a", f"kill -{number} $$; sleep 60")
+    assert await objection(folder) == f"{NAME}: verifier a: was ended by {name}"
+
+
 @pytest.mark.parametrize(("most", "asked"), [(2, "ab"), (-1, "abc"), (0, "")])
 async def test_so_many_are_asked_in_the_order_of_their_names(
     folder: Path, tmp_path: Path, most: int, asked: str

@@ -173,6 +173,15 @@ async def test_a_pool_ends_though_its_zygote_is_stopped() -> None:
     assert zygote not in descendants()
 
 
+async def test_nobody_waits_for_a_zygote_that_ended_before_it_had_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(handle, "_ZYGOTE", "cri_imaged.there.is.none")
+    async with WorkerPool(Limits(), max_workers=1) as pool:
+        with pytest.raises(WorkerDiedError, match="ended before it was up"):
+            await pool.confinement()
+
+
 async def test_a_decoders_error_is_told(
     pool: WorkerPool, into: DirectoryTarget, tmp_path: Path
 ) -> None:

@@ -90,11 +90,17 @@ class Programs:
         said = _text(ran.out)
         log.debug("verifier ended", verifier=program.name, status=ran.status, stderr=_text(ran.err))
         if ran.status < 0:
-            raise SignatureRejectedError(f"was ended by {signal.Signals(-ran.status).name}")
+            raise SignatureRejectedError(f"was ended by {_name_of(-ran.status)}")
         if ran.status:
             reason = f": {said[:_SHOWN_CHARACTERS]}" if said else ""
             raise SignatureRejectedError(f"rejected the image (exit code {ran.status}){reason}")
         return said
+
+
+def _name_of(number: int) -> str:
+    """A signal's; most of the real-time ones have none."""
+    named = number in set(signal.Signals)
+    return signal.Signals(number).name if named else f"signal {number}"
 
 
 def _text(output: bytes) -> str:

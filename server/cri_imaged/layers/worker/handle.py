@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
+from cri_imaged.errors import WorkerDiedError
 from cri_imaged.layers.decode.decoder import Encoded
 from cri_imaged.layers.worker import protocol
 from cri_imaged.layers.worker.given import Given
@@ -145,7 +146,8 @@ class Zygote:
         self._unheard: deque[asyncio.Event] = deque()
         self.alive = True
         self.confined: asyncio.Future[Confinement] = asyncio.get_running_loop().create_future()
-        """What confines its workers, once it has started."""
+        """What confines its workers, once it has started. Raises `WorkerDiedError` where it does
+        not."""
         asyncio.get_running_loop().add_reader(control.fileno(), self._receive)
 
     @property
@@ -283,6 +285,11 @@ class Zygote:
             self._control.close()
             for number in list(self._workers):
                 self._ended(number, None)
+            if not self.confined.done():
+                self.confined.set_exception(
+                    WorkerDiedError("the process that starts layer workers ended before it was up")
+                )
+                self.confined.exception()  # nobody may ask
             while self._unheard:
                 self._unheard.popleft().set()
 

@@ -135,7 +135,7 @@ class WorkerPool:
         return zygote.process if zygote is not None and zygote.alive else None
 
     async def confinement(self) -> Confinement:
-        """What confines workers here, and what cannot."""
+        """What confines workers here, and what cannot. Raises `WorkerDiedError`."""
         zygote = await self._warm()
         return await asyncio.shield(zygote.confined)
 
