@@ -21,8 +21,14 @@ put() {
     changed=yes
   fi
 }
+# systemctl does nothing where it takes the node's root, seen from a container, for a chroot.
 on_host() { chroot "$HOST" "$@"; }
 
+if [ -e "$HOST/opt/cri-imaged" ] && [ ! -L "$HOST/opt/cri-imaged" ]; then
+  echo "/opt/cri-imaged on the node is another installation's: remove that first, such as by" \
+    "apt-get remove cri-imaged; images stay" >&2
+  exit 1
+fi
 if [ ! -e "$HOST/opt/cri-imaged-$VERSION/VERSION" ]; then
   echo "copying cri-imaged $VERSION to the node"
   rm -rf "$HOST/opt/cri-imaged-$VERSION.new" "$HOST/opt/cri-imaged-$VERSION"
@@ -31,7 +37,8 @@ if [ ! -e "$HOST/opt/cri-imaged-$VERSION/VERSION" ]; then
   mv "$HOST/opt/cri-imaged-$VERSION.new" "$HOST/opt/cri-imaged-$VERSION"
 fi
 if [ "$(readlink "$HOST/opt/cri-imaged" || true)" != "cri-imaged-$VERSION" ]; then
-  ln -sfn "cri-imaged-$VERSION" "$HOST/opt/cri-imaged"
+  ln -sfn "cri-imaged-$VERSION" "$HOST/opt/cri-imaged.new"
+  mv -T "$HOST/opt/cri-imaged.new" "$HOST/opt/cri-imaged"
   changed=yes
 fi
 
@@ -50,4 +57,8 @@ if [ "$changed" ]; then
   on_host systemctl restart cri-imaged.service
 fi
 on_host systemctl is-active --quiet cri-imaged.service || on_host systemctl start cri-imaged.service
+for build in "$HOST"/opt/cri-imaged-*/VERSION; do
+  build=${build%/VERSION}
+  [ "$build" = "$HOST/opt/cri-imaged-$VERSION" ] || rm -rf "$build"
+done
 echo "cri-imaged $VERSION runs on the node"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +27,10 @@ pytestmark = [
         "REQUIRE_REAL has no say",
     ),
 ]
+
+
+NODE_IP = "127.66.13.38"
+INSTALLER = Path(__file__).parents[1] / "support" / "installer.sh"
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +130,23 @@ def test_another_root_by_the_drop_in(machine: Machine) -> None:
     machine.drop_in((DEPLOY / "systemd" / "other-root.conf").read_text())
     machine.systemctl("restart")
     assert machine.path("/data/images/metadata.db").exists()
+
+
+def test_the_daemonsets_installer_makes_it_a_service_of_the_node(machine: Machine) -> None:
+    def install() -> str:
+        return machine.run("sh", str(INSTALLER), str(DEPLOY), sys.prefix, NODE_IP).stdout
+
+    machine.systemctl("stop")
+    assert "cri-imaged 1.2.3 runs on the node" in install()
+    assert machine.show("ActiveState") == "active"
+    assert machine.show("UnitFileState") == "enabled", "it starts after a reboot without the pod"
+    assert machine.run("readlink", "/opt/cri-imaged").stdout == "cri-imaged-1.2.3\n"
+    machine.client("images")
+    with urllib.request.urlopen(f"http://{NODE_IP}:1338/healthz", timeout=30) as probed:
+        assert probed.status == 200
+    pid = machine.show("MainPID")
+    install()
+    assert machine.show("MainPID") == pid, "installing again leaves the service alone"
 
 
 def anew(machine: Machine, before: str) -> bool:
