@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,16 @@ def test_what_else_the_file_holds_stays(tmp_path: Path) -> None:
     assert json.loads(file.read_text())["proxies"] == {"a": 1}
     assert logins.remove(link, "registry.example:443")
     assert not logins.remove(link, "registry.example")
+
+
+def test_logins_at_the_same_time_are_all_kept(tmp_path: Path) -> None:
+    file = tmp_path / "auth.json"
+    registries = [f"r{number}.example" for number in range(32)]
+    with ThreadPoolExecutor(len(registries)) as threads:
+        for done in [threads.submit(logins.add, file, each, "ann", SECRET) for each in registries]:
+            done.result()
+    assert set(kept(file)) == set(registries)
+    assert mode(file) == 0o600
 
 
 @pytest.mark.parametrize(

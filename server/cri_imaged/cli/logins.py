@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -72,14 +74,14 @@ def _is_for(key: str, registry: str) -> bool:
 def _change(path: Path, change: Callable[[Document], None]) -> None:
     path = Path(os.path.realpath(path))
     try:
-        text = path.read_text() if path.exists() else ""
-        document = json.loads(text or "{}") or {}
-        if not isinstance(document, dict):
-            raise ValueError("an object is expected")
-        change(document)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as file:
-            file.write((json.dumps(document, indent=2) + "\n").encode())
+        with _locked(path):
+            document = json.loads(path.read_text() or "{}") or {}
+            if not isinstance(document, dict):
+                raise ValueError("an object is expected")
+            change(document)
+            with replacing(path) as file:
+                file.write((json.dumps(document, indent=2) + "\n").encode())
     except PermissionError:
         raise Failure(
             ExitCode.DENIED, f"this user may not change {path}", "run it as the daemon's user"
@@ -88,3 +90,19 @@ def _change(path: Path, change: Callable[[Document], None]) -> None:
         raise Failure(ExitCode.FAILED, f"{path}: {error.strerror or error}") from None
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise Failure(ExitCode.USAGE, f"{path}: no Docker config.json: {error}") from None
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Keep others who log in off the file, which is made where there is none. Whoever had the lock
+    before has put another file in place, so that is to be locked then."""
+    while True:
+        with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                current = os.path.samestat(os.fstat(file.fileno()), path.stat())
+            except FileNotFoundError:
+                current = False
+            if current:
+                yield
+                return
