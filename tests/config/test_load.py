@@ -174,6 +174,16 @@ WRONG = {
         '[image.bandwidth.registries]\n"https://a.b" = 1',
         "no host",
     ),
+    'image.bandwidth.registries."ghcr.io:443"': (
+        '[image.bandwidth.registries]\n"ghcr.io" = 1\n"a.b" = 2\n"ghcr.io:443" = 2',
+        'the same as "ghcr.io", which says something else',
+    ),
+    'image.registry.configs."index.docker.io"': (
+        '[image.registry.configs]\n"docker.io" = {auth = {username = "a"}}\n'
+        '"docker.io/b" = {auth = {username = "b"}}\n'
+        '"index.docker.io" = {auth = {username = "b"}}',
+        'the same as "docker.io", which says something else',
+    ),
     "image.bandwidth.times[0].begin": (
         '[[image.bandwidth.times]]\nbegin = "8:00"',
         "malformed, want for example 08:30",
@@ -348,3 +358,9 @@ def test_the_page_is_for_this_machine_alone(tmp_path: Path, address: str) -> Non
         load_config(file, privileged=True)
     file.write_text('[metrics]\naddress = "[::1]:9091"\npage = true\n')
     assert load_config(file, privileged=True).metrics.page
+
+
+def test_a_host_may_be_named_twice_where_both_say_the_same(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text('[image.bandwidth.registries]\n"ghcr.io" = 1024\n"GHCR.io:443" = "1KiB"\n')
+    assert len(load_config(file, privileged=True).image.bandwidth.registries) == 2

@@ -73,6 +73,19 @@ async def test_a_public_image_is_pulled_though_it_fails(tmp_path: Path, plugin: 
     assert MARK not in str(caught.value)
 
 
+async def test_one_that_fails_is_asked_once_for_a_pull_and_again_for_the_next(
+    tmp_path: Path, plugin: Plugin
+) -> None:
+    plugin.answers("exit 3")
+    async with FaultRegistry(auth=BasicAuth(USERS)) as registry:
+        config = write_config(tmp_path / "c.yaml", entry("plugin", [registry.authority]))
+        async with client(**options(config, plugin)) as opened:
+            for pulls in (1, 2):
+                with pytest.raises(RegistryError, match="plugin: failed with status 3"):
+                    await resolve(opened, registry)
+                assert len(plugin.asked) == pulls
+
+
 async def test_the_daemon_that_asks_it_logs_json_alone(tmp_path: Path, plugin: Plugin) -> None:
     async with FaultRegistry(auth=BasicAuth(USERS)) as registry:
         image = registry.add_image(REPOSITORY, "latest")

@@ -14,6 +14,7 @@ from cri_imaged.config.values import (
     joined,
 )
 from cri_imaged.daytimes import is_within
+from cri_imaged.registry.options import refuse_contradictions
 
 
 class BandwidthTime(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +46,7 @@ class BandwidthOptions(msgspec.Struct, frozen=True, kw_only=True):
                 raise ValueError(
                     f"{joined('registries', name)}: is no host, want for example ghcr.io"
                 )
+        refuse_contradictions("registries", self.registries)
 
     def at(self, minute: int) -> int:
         """The cap for all registries at a minute of the day."""

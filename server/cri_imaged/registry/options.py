@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
 from cri_imaged.oci.aliases import check_aliases
 from cri_imaged.ports import Auth
+from cri_imaged.registry.auth.scope import LoginScope
 
 _Seconds: TypeAlias = Annotated[float, msgspec.Meta(gt=0)]
 _Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
@@ -73,9 +75,20 @@ class RegistryOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     def __post_init__(self) -> None:
         check_aliases(self.aliases)
+        refuse_contradictions("configs", self.configs)
         if self.credential_provider_config and not self.credential_provider_bin_dir:
             raise ValueError("credential_provider_config goes with credential_provider_bin_dir")
 
     def __repr__(self) -> str:
         shown = {name: getattr(self, name) for name in self.__struct_fields__ if name != "headers"}
         return f"RegistryOptions({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+
+def refuse_contradictions(name: str, table: Mapping[str, Any]) -> None:
+    """Raises `ValueError` where two keys of `table`, the key `name`, say different things of one
+    host, as `ghcr.io` and `ghcr.io:443` are, or of the same repositories of it. Quotes no value."""
+    keys: dict[LoginScope, str] = {}
+    for key, value in table.items():
+        first = keys.setdefault(LoginScope.of(key), key)
+        if table[first] != value:
+            raise ValueError(f'{name}."{key}": is the same as "{first}", which says something else')

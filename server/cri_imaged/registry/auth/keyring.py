@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cri_imaged.errors import ConfigError, InvalidRequestError
@@ -61,6 +62,10 @@ class _NodeLogins:
     providers: Providers | None
     repository: str
     """"": one that nobody knows."""
+    failed: dict[tuple[Host, str], Login] = field(default_factory=dict)
+    """What programs failed to tell, by host and repository: for the same pull they are not asked
+    again, as each of them may take a minute."""
+    asking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def identity(self, host: Host) -> str:
         """Tells apart what `login` gives at different times; no secret. Asks no program."""
@@ -75,6 +80,14 @@ class _NodeLogins:
         configured = self.of_configuration(host)
         if configured is not None:
             return configured
+        async with self.asking:
+            found = self.failed.get((host, self.repository)) or await self._told(host)
+        if found.problem:
+            self.failed[host, self.repository] = found
+        return found
+
+    async def _told(self, host: Host) -> Login:
+        """What Docker's file and programs say."""
         found = await self.docker.login(host, self.repository) if self.docker else ANONYMOUS
         if not found.anonymous or self.providers is None or not self.repository:
             return found
