@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cri_imaged.images.transfers.fetch import BlobFlight, Origin
+from cri_imaged.images.transfers.fetch import BlobFlight, BlobMeans, Origin
 from cri_imaged.images.transfers.flights import Flights, Waiter
 from cri_imaged.images.transfers.rates import Rates
 from cri_imaged.limits import MIB, Limits
@@ -130,17 +130,17 @@ async def test_a_client_does_not_wait_for_who_gives_way_to_clients(
     reference = Reference.parse(bench.name()).canonical()
     fetcher = (await bench.parts.client.resolve(reference, None, None, Activity())).fetcher
     rates = Rates()
-    rates.measured("known", 1e9)
 
     async def room_for(size: int) -> None: ...
 
     def begin() -> BlobFlight:
         return BlobFlight(blob, bench.parts.base.stores, rates, lambda _: None, room_for, 1)
 
-    def waiter(registry: str, priority: Priority) -> Waiter[Origin]:
-        return Waiter(Origin(fetcher, registry, "", Activity(priority=priority)))
+    def waiter(registry: str, priority: Priority) -> Waiter[BlobMeans]:
+        return Waiter(BlobMeans(Origin(fetcher, registry, "", Activity(priority=priority)), blob))
 
     client, prefetch = waiter("", Priority.CLIENT), waiter("known", Priority.PREFETCH)
+    rates.measured(prefetch.means.place, 1e9, 0.0)
     flights: Flights[str, BlobFlight] = Flights()
     async with flights.join("", begin, client) as flight, flights.join("", begin, prefetch):
         await client.done

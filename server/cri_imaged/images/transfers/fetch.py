@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
@@ -12,6 +12,7 @@ from cri_imaged.images.leases import holding
 from cri_imaged.images.stores import Stores
 from cri_imaged.images.transfers.flights import Flight, Waiter
 from cri_imaged.images.transfers.rates import Meter, Rates, seconds_for
+from cri_imaged.oci import media_types
 from cri_imaged.oci.descriptor import Descriptor
 from cri_imaged.ports import (
     Account,
@@ -32,13 +33,29 @@ class Origin:
     fetcher: Fetcher
     """With the pull's own credentials."""
     registry: str
-    """As the reference says. Equal ones are equally fast."""
+    """As the reference says."""
     repository: str
     """`registry/path`."""
     activity: Activity = field(default_factory=Activity, compare=False)
 
 
-class BlobFlight(Flight[Origin]):
+@dataclass(frozen=True, slots=True)
+class BlobMeans:
+    """What one pull has to fetch a blob with."""
+
+    origin: Origin
+    wanted: Descriptor
+    """As this pull's own manifest has it: where it is asked for is in its type and its URLs, and
+    those that another manifest makes up are nobody else's."""
+
+    @property
+    def place(self) -> Hashable:
+        """Where it is asked for. Equal ones are equally fast."""
+        is_document = self.wanted.media_type in media_types.DOCUMENTS
+        return self.origin.registry, is_document, self.wanted.urls
+
+
+class BlobFlight(Flight[BlobMeans]):
     """Brings one blob in, by the fetcher of one waiter at a time, each from the offset reached; or
     of two that race, each into an ingest of its own."""
 
@@ -63,7 +80,7 @@ class BlobFlight(Flight[Origin]):
         self._lease: Lease | None = None
         self._ingests: list[Ingest] = []
         """Of the waiters that race, and what earlier ones left."""
-        self._writing: dict[Waiter[Origin], tuple[Ingest, Meter]] = {}
+        self._writing: dict[Waiter[BlobMeans], tuple[Ingest, Meter]] = {}
         self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done while there is something to read."""
         self.received = 0
@@ -91,24 +108,25 @@ class BlobFlight(Flight[Origin]):
             return self._content.source(self.descriptor.digest)
         return max(self._ingests, key=lambda ingest: ingest.offset).source()
 
-    def forecast(self, waiter: Waiter[Origin]) -> float:
+    def forecast(self, waiter: Waiter[BlobMeans]) -> float:
         """See `Flight.forecast`."""
-        rate = self._rates.of(waiter.means.registry)
+        rate = self._rates.of(waiter.means.place, _now())
         if waiter not in self._writing:
             free = self._free()
             return seconds_for(self.descriptor.size - (free.offset if free else 0), rate)
         ingest, meter = self._writing[waiter]
-        measured = meter.rate(asyncio.get_running_loop().time())
+        now = _now()
+        measured = meter.rate(now)
         if measured is not None:
             rate = measured
-            self._rates.measured(waiter.means.registry, rate)
+            self._rates.measured(waiter.means.place, rate, now)
         return seconds_for(self.descriptor.size - ingest.offset, rate)
 
-    def merit(self, waiter: Waiter[Origin]) -> tuple[float, ...]:
+    def merit(self, waiter: Waiter[BlobMeans]) -> tuple[float, ...]:
         """See `Flight.merit`: nobody waits for who gives way to others; and a registry that is
         known to deliver is not kept waiting by many that nobody has heard of."""
-        origin = waiter.means
-        return -origin.activity.priority, self._rates.known(origin.registry)
+        means = waiter.means
+        return -means.origin.activity.priority, self._rates.known(means.place)
 
     async def work(self) -> None:
         """See `Flight.work`."""
@@ -138,10 +156,10 @@ class BlobFlight(Flight[Origin]):
         if not self._opened.done():
             self._opened.set_result(None)
 
-    def join(self, waiter: Waiter[Origin]) -> None:
+    def join(self, waiter: Waiter[BlobMeans]) -> None:
         """See `Flight.join`."""
         for before in self._waiters:
-            before.means.activity.awaited_by(waiter.means.activity)
+            before.means.origin.activity.awaited_by(waiter.means.origin.activity)
         super().join(waiter)
 
     async def release(self) -> None:
@@ -166,7 +184,7 @@ class BlobFlight(Flight[Origin]):
         free = [ingest for ingest in self._ingests if ingest not in written]
         return max(free, key=lambda ingest: ingest.offset) if free else None
 
-    async def _use(self, waiter: Waiter[Origin], opened: AsyncExitStack) -> None:
+    async def _use(self, waiter: Waiter[BlobMeans], opened: AsyncExitStack) -> None:
         ingest = self._free()
         if ingest is None:
             assert self._lease is not None
@@ -174,18 +192,18 @@ class BlobFlight(Flight[Origin]):
                 self._content.writer(self.descriptor, self._lease, beside=True)
             )
             self._ingests.append(ingest)
-        meter = Meter(asyncio.get_running_loop().time())
+        meter = Meter(_now())
         self._writing[waiter] = (ingest, meter)
         try:
             await self._fetch(ingest, waiter, meter)
-            self._rates.brought(waiter.means.registry, meter, asyncio.get_running_loop().time())
+            self._rates.brought(waiter.means.place, meter, _now())
         finally:
             del self._writing[waiter]
         for other in self._ingests:
             if other is not ingest:
                 await other.supersede()
 
-    async def _fetch(self, ingest: Ingest, waiter: Waiter[Origin], meter: Meter) -> None:
+    async def _fetch(self, ingest: Ingest, waiter: Waiter[BlobMeans], meter: Meter) -> None:
         """Fetch the rest. Bytes that prove wrong are fetched anew from other hosts; bytes kept
         from an earlier try are no host's fault and only cost a restart."""
         mismatch: CorruptContentError | None = None
@@ -194,8 +212,10 @@ class BlobFlight(Flight[Origin]):
             stream: ByteStream | None = None
             try:
                 if ingest.offset < self.descriptor.size:
-                    async with waiter.means.fetcher.fetch(self.descriptor, ingest.offset) as stream:
-                        self.answered.add(waiter.means.repository)
+                    means = waiter.means
+                    fetching = means.origin.fetcher.fetch(means.wanted, ingest.offset)
+                    async with fetching as stream:
+                        self.answered.add(means.origin.repository)
                         async for chunk in stream:
                             self._show(len(chunk), waiter)
                             await self._room_for(len(chunk))
@@ -218,17 +238,21 @@ class BlobFlight(Flight[Origin]):
         if mismatch is not None:
             raise mismatch
 
-    def _show(self, size: int, by: Waiter[Origin]) -> None:
+    def _show(self, size: int, by: Waiter[BlobMeans]) -> None:
         """To those who wait for what `by` brings, which its own requests show."""
         for waiter in self._waiters:
             if waiter is not by:
-                waiter.means.activity.count(size)
+                waiter.means.origin.activity.count(size)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 class Fetch:
     """One pull's part in the fetch of a blob."""
 
-    def __init__(self, flight: BlobFlight, waiter: Waiter[Origin]) -> None:
+    def __init__(self, flight: BlobFlight, waiter: Waiter[BlobMeans]) -> None:
         self._flight = flight
         self._waiter = waiter
         self.done = waiter.done
@@ -243,8 +267,10 @@ class Fetch:
     def is_ours(self) -> bool:
         """Whether this pull's means, or those of another pull of its repository, brought it. Not
         where nothing had to come any more: then no registry was asked."""
-        by, ours = self._flight.landed_by, self._waiter.means.repository
-        return by is not None and by.means.repository == ours and ours in self._flight.answered
+        by, ours = self._flight.landed_by, self._waiter.means.origin.repository
+        return (
+            by is not None and by.means.origin.repository == ours and ours in self._flight.answered
+        )
 
     @property
     def received(self) -> int:
@@ -255,7 +281,7 @@ class Fetch:
     def account(self) -> Account:
         """Which hosts served it, and which failed to: to who brought it, else to this pull."""
         waiter = self._flight.landed_by or self._waiter
-        return waiter.means.fetcher.account(self._flight.descriptor.digest)
+        return waiter.means.origin.fetcher.account(self._flight.descriptor.digest)
 
     async def taken(self) -> Usage:
         """What the fetch has put on the disk."""

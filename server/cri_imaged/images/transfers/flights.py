@@ -15,6 +15,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine, Hashable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from cri_imaged.errors import ImagedError, SourceFailedError
@@ -51,7 +52,9 @@ class Waiter(Generic[M]):
         self.kin = kin
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """How the work ended for this waiter."""
-        self.joined = asyncio.get_running_loop().time()
+        self.joined = _now()
+        self.attempts = 0
+        """How often its means were used: who was given up does not take its place again first."""
         self._ready = ready
 
     @property
@@ -77,12 +80,22 @@ class Waiter(Generic[M]):
             self.done.exception()
 
 
+@dataclass(frozen=True, slots=True)
+class _Attempt(Generic[M]):
+    """The use of one waiter's means."""
+
+    waiter: Waiter[M]
+    began: float
+    promised: float
+    """Seconds that it was to take, by the forecast at its beginning."""
+
+
 class Flight(ABC, Generic[M]):
     """One piece of work and its waiters."""
 
     def __init__(self) -> None:
         self._waiters: list[Waiter[M]] = []
-        self._attempts: dict[asyncio.Task[None], Waiter[M]] = {}
+        self._attempts: dict[asyncio.Task[None], _Attempt[M]] = {}
         self._task: asyncio.Task[None] | None = None
         self._landed = False
         self._changed: asyncio.Future[None] | None = None
@@ -105,8 +118,8 @@ class Flight(ABC, Generic[M]):
         return 0.0
 
     def merit(self, waiter: Waiter[M]) -> tuple[float, ...]:
-        """Of those whose means are not in use, who has most goes first, of equal ones who came
-        first."""
+        """Of those whose means are not in use, and were so equally often, who has most goes first,
+        of equal ones who came first."""
         return ()
 
     def join(self, waiter: Waiter[M]) -> None:
@@ -140,37 +153,54 @@ class Flight(ABC, Generic[M]):
             while not self._landed and any(waiter.waits for waiter in self._waiters):
                 waiter = self._next()
                 if waiter is not None:
-                    self._attempts[asyncio.create_task(use(waiter))] = waiter
+                    waiter.attempts += 1
+                    attempt = _Attempt(waiter, _now(), self.forecast(waiter))
+                    self._attempts[asyncio.create_task(use(waiter))] = attempt
                 await self._until_something_happens()
                 for task in [task for task in self._attempts if task.done()]:
-                    self._settle(task, self._attempts.pop(task))
+                    self._settle(task, self._attempts.pop(task).waiter)
         finally:
             await self._stop_attempts()
 
     def _next(self) -> Waiter[M] | None:
         """Whose means are to be used now, beside those that are."""
-        used = self._attempts.values()
+        used = self._used
         idle = [waiter for waiter in self._waiters if waiter.able and waiter not in used]
-        idle.sort(key=self.merit, reverse=True)
+        idle.sort(key=lambda waiter: (-waiter.attempts, self.merit(waiter)), reverse=True)
         if not used or not idle:
             return idle[0] if idle else None
-        now = asyncio.get_running_loop().time()
-        kept_waiting = min(self.forecast(waiter) for waiter in used)
-        for waiter in idle:
-            if (
-                now - waiter.joined >= _PATIENCE
-                and all(waiter.kin is None or waiter.kin != other.kin for other in used)
-                and kept_waiting > _ADVANTAGE * self.forecast(waiter)
-            ):
-                if len(used) < _RACING:
-                    return waiter
-                self._give_up(max(used, key=self.forecast))
-                return None  # its turn comes when that one has stopped
-        return None
+        waiter = next(filter(self._has_lost_patience, idle), None)
+        if waiter is None or len(used) < _RACING:
+            return waiter
+        late = [attempt for attempt in self._attempts.values() if self._is_late(attempt)]
+        if late:
+            self._give_up(max(late, key=lambda attempt: self.forecast(attempt.waiter)).waiter)
+        return None  # its turn comes when that one has stopped
+
+    @property
+    def _used(self) -> list[Waiter[M]]:
+        return [attempt.waiter for attempt in self._attempts.values()]
+
+    def _has_lost_patience(self, waiter: Waiter[M]) -> bool:
+        """Whether it waits for longer in all than it has reason to, beside those at work. What
+        these promise is not all that counts: they may promise again and again."""
+        waited, used = _now() - waiter.joined, self._used
+        kept_waiting = min(map(self.forecast, used))
+        return (
+            waited >= _PATIENCE
+            and all(waiter.kin is None or waiter.kin != other.kin for other in used)
+            and kept_waiting > 0
+            and waited + kept_waiting > _ADVANTAGE * self.forecast(waiter)
+        )
+
+    def _is_late(self, attempt: _Attempt[M]) -> bool:
+        """Whether it takes much longer than it was to."""
+        in_all = _now() - attempt.began + self.forecast(attempt.waiter)
+        return in_all > _PATIENCE + _ADVANTAGE * attempt.promised
 
     def _give_up(self, waiter: Waiter[M]) -> None:
-        for task, used in self._attempts.items():
-            if used is waiter:
+        for task, attempt in self._attempts.items():
+            if attempt.waiter is waiter:
                 task.cancel()
 
     async def _until_something_happens(self) -> None:
@@ -178,7 +208,7 @@ class Flight(ABC, Generic[M]):
         somebody may lose patience, not for ever."""
         changed = self._changed = asyncio.get_running_loop().create_future()
         unready = [waiter.unready for waiter in self._waiters if waiter.waits]
-        used = self._attempts.values()
+        used = self._used
         idle = any(waiter.able and waiter not in used for waiter in self._waiters)
         try:
             await asyncio.wait(
@@ -237,6 +267,10 @@ class Flight(ABC, Generic[M]):
                     waiter.fail(error)
             # Somebody may have joined while the work was being put away.
             waits = not self._landed and any(waiter.waits for waiter in self._waiters)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 F = TypeVar("F", bound=Flight[Any])

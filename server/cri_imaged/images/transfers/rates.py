@@ -1,14 +1,17 @@
-"""How fast registries were when they last sent something."""
+"""How fast the places that blobs come from were when they last sent something."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Hashable
 
 from cri_imaged.limits import MIB
 
 _UNKNOWN = 10.0 * MIB
 """Bytes a second of who has not been heard of."""
 _REMEMBERED = 1024
+_BELIEVED = 60.0
+"""Seconds: who was slow before that would be kept waiting by who is slow now."""
 _TELLING = 1 * MIB
 """Bytes that tell how fast somebody is; fewer tell how long the first one takes."""
 _WINDOW = 0.75
@@ -16,29 +19,32 @@ _WINDOW = 0.75
 
 
 class Rates:
-    """The last rate of each origin, in bytes a second."""
+    """The last rate of each place, in bytes a second. Times are the event loop's."""
 
     def __init__(self) -> None:
-        self._rates: OrderedDict[str, float] = OrderedDict()
+        self._rates: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()
 
-    def of(self, origin: str) -> float:
-        """What `origin` may be expected to send."""
-        return self._rates.get(origin, _UNKNOWN)
+    def of(self, place: Hashable, now: float) -> float:
+        """What a place may be expected to send."""
+        rate, since = self._rates.get(place, (_UNKNOWN, now))
+        return rate if now - since < _BELIEVED else _UNKNOWN
 
-    def known(self, origin: str) -> float:
-        """The same, and nothing of who has not been heard of."""
-        return self._rates.get(origin, 0.0)
+    def known(self, place: Hashable) -> float:
+        """What it sent last, and nothing of who has not been heard of."""
+        return self._rates.get(place, (0.0, 0.0))[0]
 
-    def brought(self, origin: str, meter: Meter, now: float) -> None:
-        """`origin` has sent all that was asked of it."""
+    def brought(self, place: Hashable, meter: Meter, now: float) -> None:
+        """A place has sent all that was asked of it."""
         rate = meter.mean(now)
         if rate is not None:
-            self.measured(origin, rate)
+            self.measured(place, rate, now)
 
-    def measured(self, origin: str, rate: float) -> None:
-        """`origin` sends so much now."""
-        self._rates[origin] = rate
-        self._rates.move_to_end(origin)
+    def measured(self, place: Hashable, rate: float, now: float) -> None:
+        """A place sends so much now. That it sends nothing tells only that it has stalled."""
+        if rate <= 0:
+            return
+        self._rates[place] = rate, now
+        self._rates.move_to_end(place)
         if len(self._rates) > _REMEMBERED:
             self._rates.popitem(last=False)
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from cri_imaged.images.stores import Stores
-from cri_imaged.images.transfers.fetch import BlobFlight, Fetch, Origin
+from cri_imaged.images.transfers.fetch import BlobFlight, BlobMeans, Fetch, Origin
 from cri_imaged.images.transfers.flights import Flights, Waiter
 from cri_imaged.images.transfers.rates import Rates
 from cri_imaged.images.transfers.unpack import LayerFlight, LayerKey, LayerMeans, Unpack
@@ -54,7 +54,8 @@ class Transfers:
                 self._limits.tries_per_request,
             )
 
-        waiter = Waiter(origin, kin=(origin.registry, wanted.urls))
+        means = BlobMeans(origin, wanted)
+        waiter = Waiter(means, kin=means.place)
         async with self._fetches.join((wanted.digest, wanted.size), begin, waiter) as flight:
             yield Fetch(flight, waiter)
 
