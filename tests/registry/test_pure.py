@@ -226,10 +226,26 @@ def test_a_proxy_that_cannot_be_used_is_an_error(value: str) -> None:
         "::ffff:10.0.0.1",
         "2002:0a00:0001::",
         "224.0.0.1",
+        "fec0::1",
+        "64:ff9b:1::a00:1",
+        "::ffff:0:a00:1",
+        "4000::1",
     ],
 )
 def test_private_addresses(address: str) -> None:
     assert reach(address) is not Reach.PUBLIC
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("127.1", "0x7f000001", "localhost.", "db.localhost", "0", "::ffff:127.0.0.1"),
+        *("64:ff9b::7f00:1", "64:ff9b:1::a9fe:a9fe", "::ffff:0:7f00:1", "2002:7f00:1::"),
+        *("fe80::1%eth0", "fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "168.63.129.16"),
+    ],
+)
+def test_this_node_its_link_and_its_clouds_metadata(address: str) -> None:
+    assert reach(address) is Reach.LOCAL
 
 
 @pytest.mark.parametrize("address", ["9.9.9.9", "2606:4700::1111", "registry.example"])

@@ -31,12 +31,15 @@ def reach(address: str) -> Reach:
     """The reach of an IP address; that of a name is not known, and PUBLIC."""
     parsed = _parse(address)
     if parsed is None:
-        return Reach.LOCAL if address.lower().rstrip(".") == "localhost" else Reach.PUBLIC
+        name = address.lower().rstrip(".")
+        return Reach.LOCAL if f".{name}".endswith(".localhost") else Reach.PUBLIC
     if isinstance(parsed, ipaddress.IPv6Address):
         parsed = _embedded(parsed) or parsed
     if parsed.is_loopback or parsed.is_link_local or parsed.is_unspecified or _this_net(parsed):
         return Reach.LOCAL
-    if not parsed.is_global or parsed.is_multicast:
+    if parsed in _METADATA:
+        return Reach.LOCAL
+    if not parsed.is_global or parsed.is_multicast or _reserved(parsed):
         return Reach.PRIVATE
     return Reach.PUBLIC
 
@@ -57,7 +60,7 @@ def _parse(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None
 def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
     if address in _COMPATIBLE and int(address) > 1:
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    if address in _TRANSLATED:
+    if any(address in network for network in _TRANSLATED):
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return address.ipv4_mapped or address.sixtofour
 
@@ -66,6 +69,29 @@ def _this_net(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     return isinstance(address, ipaddress.IPv4Address) and int(address) >> 24 == 0
 
 
+def _reserved(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """Whether it is none of those that the whole world routes; site-local ones, say."""
+    return isinstance(address, ipaddress.IPv6Address) and address not in _GLOBAL_UNICAST
+
+
 _COMPATIBLE = ipaddress.IPv6Network("::/96")
-_TRANSLATED = ipaddress.IPv6Network("64:ff9b::/96")
-"""NAT64 (RFC 6052): what is reached is the IPv4 address inside."""
+_TRANSLATED = (
+    ipaddress.IPv6Network("64:ff9b::/96"),
+    ipaddress.IPv6Network("64:ff9b:1::/48"),
+    ipaddress.IPv6Network("::ffff:0:0:0/96"),
+)
+"""NAT64 (RFC 6052, RFC 8215) and SIIT (RFC 7915): what is reached is the IPv4 address inside."""
+_GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
+_METADATA = frozenset(
+    map(
+        ipaddress.ip_address,
+        (
+            "100.100.100.200",  # Alibaba
+            "168.63.129.16",  # Azure
+            "192.0.0.192",  # Oracle
+            "fd00:ec2::254",  # Amazon
+            "fd20:ce::254",  # Google
+        ),
+    )
+)
+"""Of clouds' metadata services that are not at a link-local address. They give out credentials."""
