@@ -20,11 +20,14 @@ from cri_imaged.oci import media_types
 from cri_imaged.oci.descriptor import Descriptor
 from cri_imaged.oci.digest import Digest
 from cri_imaged.ports import LayerSecret, Secrets
+from cri_imaged.threads import Threads
 
 log = structlog.get_logger()
 
 _SHOWN = 10
 """Recipients, and failures, that an error names."""
+_threads = Threads(2, "unwrap")
+"""Not those for the disk: a stranger chooses how often a private key is used."""
 _PROVIDER_SECONDS = 60.0
 """For all that a provider is asked of one layer."""
 
@@ -62,7 +65,7 @@ class NodeDecrypter:
         failures: list[str] = []
         for wrapped in offered:
             if wrapped.scheme == JWE:
-                unwrapped = await on_disk(partial(self._open, wrapped.packets, keys))
+                unwrapped = await _threads.run(partial(self._open, wrapped.packets, keys))
             else:
                 provider = known.get(wrapped.scheme.removeprefix(PROVIDER))
                 unwrapped = await _ask(provider, wrapped, failures)

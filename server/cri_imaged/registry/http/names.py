@@ -18,6 +18,8 @@ Lookup: TypeAlias = Callable[[str], list[Address]]
 _THREADS = 128
 """Lookups at the same time, each of another name; further ones wait. A thread is stuck for as long
 as the system's resolver tries (resolv.conf: timeout, attempts)."""
+_KNOWN_THREADS = 32
+"""Besides, of names that were found before: they wait for no crowd of those that never are."""
 _KEPT_SECONDS = 10.0
 _KEPT_NAMES = 1000
 
@@ -36,6 +38,7 @@ class Names:
     def __init__(self, lookup: Lookup = look_up) -> None:
         self._lookup = lookup
         self._threads = asyncio.Semaphore(_THREADS)
+        self._known_threads = asyncio.Semaphore(_KNOWN_THREADS)
         self._running: dict[str, asyncio.Task[list[Address]]] = {}
         self._kept: OrderedDict[str, tuple[float, list[Address]]] = OrderedDict()
 
@@ -78,7 +81,7 @@ class Names:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(deliver, found)
 
-        async with self._threads:
+        async with self._known_threads if name in self._kept else self._threads:
             # Not of a pool: the end of the process waits for a pool's threads.
             threading.Thread(target=run, name="lookup", daemon=True).start()
             return await answer
