@@ -27,6 +27,7 @@ GROUND = {
     "private",
     "disk",
     "locations",
+    "spool",
 }
 """Modules that know nothing of images and that every room may use."""
 LONGEST_FILE = 350
@@ -72,6 +73,10 @@ ROOMS = {
     "threads": room("knows asyncio alone"),
     "disk": room("knows threads alone", "threads"),
     "locations": room("knows the environment alone", "errors"),
+    "spool": room(
+        "what strangers send, in files; it is read within the budget",
+        *("budget", "disk", "full_disk", "shielding"),
+    ),
     "loops": room("knows the kernel's loop devices alone"),
     "libc": room("knows the C library alone"),
     "full_disk": room("turns the kernel's word into the taxonomy's", "errors"),
@@ -177,7 +182,7 @@ SUB_ROOMS = {
     "registry/auth": room(
         "logins need requests of their own, but neither images nor mirrors",
         *("registry.hosts", "registry.http", "registry.options", "registry.failures"),
-        *("registry.retry", "registry.spool"),
+        "registry.retry",
     ),
     "config/migrate": room(
         "reads other programs' files; what we can say ourselves is the room's",

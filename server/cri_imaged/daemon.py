@@ -42,10 +42,10 @@ from cri_imaged.obs.stalls import StallWatch
 from cri_imaged.oci.platform import Platform
 from cri_imaged.process import background, raise_descriptor_limit
 from cri_imaged.registry.distribution import DistributionClient
-from cri_imaged.registry.spool import Spools
 from cri_imaged.reloading import Reloader
 from cri_imaged.rpc.node.v1 import node_pb2
 from cri_imaged.serving import UseCases, server_of
+from cri_imaged.spool import Spools
 from cri_imaged.starting import Started, started
 from cri_imaged.systemd import extend_start, feed_watchdog, notify
 from cri_imaged.upkeep import Upkeep, caps
@@ -157,10 +157,10 @@ async def check(config: Config, *, repair: bool) -> AsyncIterator[node_pb2.Check
 async def use_cases(config: Config) -> AsyncIterator[UseCases]:
     """Build everything from the ground up; torn down in reverse."""
     options, limits = config.image, config.image.limits
-    async with (
-        started(config) as base,
-        _client(config, base) as client,
-    ):
+    async with AsyncExitStack() as stack:
+        base = await stack.enter_async_context(started(config))
+        spools = Spools(base.budget, config.root / "content")
+        client = await stack.enter_async_context(_client(config, base, spools))
         client.traffic.configure(caps(options.bandwidth))
         running = RunningPulls(base.events)
         history = PullHistory(base.stores.database, base.store)
@@ -180,7 +180,7 @@ async def use_cases(config: Config) -> AsyncIterator[UseCases]:
                     limits,
                     trusts_store=options.trust_store,
                     progress_timeout=options.image_pull_progress_timeout or None,
-                    verifier=Verifier(demands, client, base.stores.documents),
+                    verifier=Verifier(demands, client, base.stores.documents, spools),
                     schema1=Schema1Converter(
                         base.stores, base.maker, base.applier, enabled=options.enable_schema1
                     ),
@@ -212,11 +212,11 @@ async def use_cases(config: Config) -> AsyncIterator[UseCases]:
             )
 
 
-def _client(config: Config, base: Started) -> DistributionClient:
+def _client(config: Config, base: Started, spools: Spools) -> DistributionClient:
     return DistributionClient(
         config.image.registry,
         config.image.limits,
-        spools=Spools(base.budget, config.root / "content"),
+        spools=spools,
         counter=base.metrics.hosts,
     )
 

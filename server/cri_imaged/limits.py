@@ -51,6 +51,10 @@ PULL_COUNTS = 10_000
 """Names, images and handlers whose pulls are counted."""
 REPORTED_LAYERS = 100
 """Layers that a kept report tells of."""
+REPORT_BYTES = 64 * KIB
+"""Of a kept report; it tells of fewer layers where it would be larger."""
+LISTED_REPORTS_BYTES = 4 * MIB
+"""Of kept reports, the newest, that one answer lists."""
 ARCHIVES = 8
 """Archives of images that are imported and exported at the same time; more are refused."""
 PRELOADED_ARCHIVES = 10_000

@@ -16,10 +16,16 @@ from cri_imaged.images.events import PullEnded
 from cri_imaged.images.history import PullHistory
 from cri_imaged.images.reports import LayerReport, PullReport, reason_of
 from cri_imaged.images.timeline import Stage, Timeline
-from cri_imaged.limits import PULL_COUNTS, PULL_REPORTS, REPORTED_LAYERS
+from cri_imaged.limits import (
+    LISTED_REPORTS_BYTES,
+    PULL_COUNTS,
+    PULL_REPORTS,
+    REPORT_BYTES,
+    REPORTED_LAYERS,
+)
 from cri_imaged.metadata import history
 from cri_imaged.oci.digest import Digest
-from cri_imaged.ports import PullCount
+from cri_imaged.ports import Account, PullCount
 from tests.images.gated import GatedRegistry
 from tests.images.workbench import Bench, image_of, layer, serve, until
 from tests.support.registry import BLOB, redirect, status
@@ -192,6 +198,31 @@ async def test_a_report_of_very_many_layers_tells_of_those_that_took_longest(ben
     assert report.layers == layers[-REPORTED_LAYERS:]
     assert report.layers_left_out == 500 - REPORTED_LAYERS
     assert len(report.error) < 10_000
+
+
+async def test_a_report_of_long_failures_tells_of_fewer_layers(bench: Bench) -> None:
+    failures = [Attempt("host", "u" * 1000, "o" * 1000, 1.0)] * 10
+    layers = tuple(
+        LayerReport(Digest.of(str(n).encode()), n, "fetched", account=Account({}, failures, 10))
+        for n in range(50)
+    )
+    bench.parts.history.hear(ended(1, layers=layers))
+    [report] = await bench.parts.history.reports("", 0)
+    assert 0 < len(report.layers) < 10
+    assert report.layers_left_out == 50 - len(report.layers)
+    [(size,)] = bench.rows("SELECT length(report) FROM pull_reports")
+    assert size <= REPORT_BYTES
+
+
+async def test_an_answer_lists_so_many_bytes_of_reports_the_newest(bench: Bench) -> None:
+    failures = [Attempt("host", "u" * 1000, "o" * 4000, 1.0)] * 10
+    for number in range(100):
+        bench.parts.history.hear(ended(number, account=Account({}, failures, 10)))
+    listed = await bench.parts.history.reports("", 0)
+    [(kept, size)] = bench.rows("SELECT count(*), max(length(report)) FROM pull_reports")
+    assert kept == 100
+    assert len(listed) == LISTED_REPORTS_BYTES // size < 100
+    assert listed[0].reference == "a/b:99"
 
 
 async def test_a_report_of_another_version_is_passed_over(bench: Bench) -> None:

@@ -14,7 +14,7 @@ from cri_imaged.cri.errors import status_of
 from cri_imaged.errors import Category, ConfigError, RegistryError, SignatureRejectedError
 from cri_imaged.images.health.problems import Unverified
 from cri_imaged.images.verification.policy import Policy, Rule
-from cri_imaged.limits import Limits
+from cri_imaged.limits import MIB, Limits
 from cri_imaged.oci.reference import Reference
 from tests.images.gated import GatedRegistry
 from tests.images.workbench import REPOSITORY, Bench, image_of, layer, serve, serve_index
@@ -176,6 +176,23 @@ async def test_so_many_signatures_are_looked_at_and_so_large_ones(
         signing.attach(registry, REPOSITORY, digest, (large, team.sign(large)))
         assert "limit 5000 (signature_bytes)" in await refused(bench)
         signing.attach(registry, REPOSITORY, digest, *many[:3], (good, team.sign(good)))
+        await bench.pull()
+
+
+async def test_signatures_are_read_within_the_budget_of_memory(
+    tmp_path: Path, registry: GatedRegistry, team: Signer
+) -> None:
+    digest = put(registry).manifest.digest
+    large, good = signing.payload(digest, "r" * 600_000), signing.payload(digest)
+    limits = Limits(memory_bytes=4 * MIB)
+    async with guarded(
+        tmp_path / "root", registry, policy("*", "signed", team), limits=limits
+    ) as bench:
+        signing.attach(registry, REPOSITORY, digest, (large, team.sign(large)))
+        assert "(of image.limits.memory_bytes)" in await refused(bench)
+        signing.attach(
+            registry, REPOSITORY, digest, *((each, team.sign(each)) for each in (large, good))
+        )
         await bench.pull()
 
 

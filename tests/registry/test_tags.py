@@ -84,6 +84,9 @@ async def test_a_page_that_is_too_long_is_refused() -> None:
         registry.faults[0].body = body + b" "
         with pytest.raises(LimitExceededError, match="more than 1048576 bytes"):
             await opened.tags(reference(registry, "team/app"), None)
+        registry.faults[0].body = json.dumps({"tags": ["a"] * (TAGS + 2)}).encode()
+        with pytest.raises(LimitExceededError, match="more than 10000 tags"):
+            await opened.tags(reference(registry, "team/app"), None)
 
 
 async def test_what_is_no_list_of_tags_is_refused() -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from cri_imaged.cri.names import ClientNames
+from cri_imaged.disk import on_disk
 from cri_imaged.errors import QueueFullError
 from cri_imaged.images.events import (
     Event,
@@ -69,7 +70,7 @@ class HistoryService(history_pb2_grpc.HistoryServicer):
         """See history.proto."""
         image = self._names.read(request.image)
         reports = await self._history.reports(image, request.limit)
-        return api.ListReportsResponse(reports=map(_report, reports))
+        return await on_disk(lambda: api.ListReportsResponse(reports=map(_report, reports)))
 
     @contextmanager
     def _watching(self) -> Iterator[None]:

@@ -14,14 +14,17 @@ from typing import Any
 import msgspec
 import structlog
 
+from cri_imaged.disk import on_disk
 from cri_imaged.errors import ImagedError, InvalidRequestError
 from cri_imaged.images.events import Event, PullEnded
 from cri_imaged.images.reports import LayerReport, PullReport
 from cri_imaged.images.store import ImageStore
 from cri_imaged.limits import (
     ERROR_MESSAGE_BYTES,
+    LISTED_REPORTS_BYTES,
     PULL_COUNTS,
     PULL_REPORTS,
+    REPORT_BYTES,
     REPORTED_LAYERS,
 )
 from cri_imaged.metadata import history
@@ -78,13 +81,16 @@ class PullHistory:
         return await self._database.read(lambda db: history.counts(db, name, image_id))
 
     async def reports(self, image: str, limit: int) -> list[PullReport]:
-        """Reports on the last pulls of an image, by any name of it; of all where it is empty."""
+        """Reports on the last pulls of an image, by any name of it; of all where it is empty. Fewer
+        than `limit` where these have more than `LISTED_REPORTS_BYTES`."""
         await self._try_to_write()
         name, image_id = self._meaning(image)
         found = await self._database.read(
-            lambda db: history.reports(db, name, image_id, limit or PULL_REPORTS)
+            lambda db: history.reports(
+                db, name, image_id, limit or PULL_REPORTS, LISTED_REPORTS_BYTES
+            )
         )
-        return [report for each in found if (report := _read(each)) is not None]
+        return await on_disk(lambda: [report for report in map(_read, found) if report is not None])
 
     def _meaning(self, image: str) -> tuple[str | None, str]:
         """The reference, and the image's ID, that a client's name means; it need not be here."""
@@ -140,16 +146,23 @@ def _write(reports: Sequence[PullReport], db: sqlite3.Connection) -> None:
                 last=ended,
             ),
         )
-        history.add_report(db, report.reference, report.image_id, _encoder.encode(_cut(report)))
+        history.add_report(db, report.reference, report.image_id, _encoded(report))
     history.forget(db, counts=PULL_COUNTS, reports=PULL_REPORTS)
 
 
-def _cut(report: PullReport) -> PullReport:
-    """What is kept of a report: of very many layers, those that took longest, in their order."""
+def _encoded(report: PullReport) -> bytes:
+    """As it is kept: with as many of its layers as there is room for."""
+    most = REPORTED_LAYERS
+    while len(encoded := _encoder.encode(_cut(report, most))) > REPORT_BYTES and most:
+        most //= 2
+    return encoded
+
+
+def _cut(report: PullReport, most: int) -> PullReport:
+    """What is kept of a report: of more than `most` layers those that took longest, in their
+    order."""
     longest = set(
-        sorted(range(len(report.layers)), key=lambda n: -_seconds(report.layers[n]))[
-            :REPORTED_LAYERS
-        ]
+        sorted(range(len(report.layers)), key=lambda n: -_seconds(report.layers[n]))[:most]
     )
     layers = tuple(layer for n, layer in enumerate(report.layers) if n in longest)
     return replace(

@@ -56,9 +56,13 @@ def counts(db: sqlite3.Connection, name: str | None, image_id: str) -> list[Pull
     return [PullCount(*row) for row in rows]
 
 
-def reports(db: sqlite3.Connection, name: str | None, image_id: str, limit: int) -> list[bytes]:
-    """As `counts`, at most `limit` reports."""
+def reports(
+    db: sqlite3.Connection, name: str | None, image_id: str, limit: int, most_bytes: int
+) -> list[bytes]:
+    """As `counts`, at most `limit` reports, and so many bytes of them."""
     rows = db.execute(
-        f"SELECT report FROM pull_reports {_OF} ORDER BY id DESC LIMIT ?3", (name, image_id, limit)
+        "SELECT report FROM (SELECT id, report, sum(length(report)) OVER (ORDER BY id DESC) AS all_"
+        f" FROM pull_reports {_OF}) WHERE all_ <= ?4 ORDER BY id DESC LIMIT ?3",
+        (name, image_id, limit, most_bytes),
     )
     return [row["report"] for row in rows]

@@ -1,4 +1,7 @@
-"""One large blob over several requests at a time, delivered in order."""
+"""One large blob over several requests at a time, delivered in order.
+
+What comes before its turn is kept in files, as all is that peers send however slowly.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +9,40 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import BinaryIO
 
+from cri_imaged import spool
+from cri_imaged.disk import on_disk
 from cri_imaged.registry.blob import BlobRequest
 from cri_imaged.registry.patience import Patience
 from cri_imaged.registry.session import Chunks
 from cri_imaged.registry.stream import ContentStream
+from cri_imaged.spool import Spools
+
+_READ_BYTES = 512 << 10
 
 
 class ConcurrentStream:
     """Implements `ports.ByteStream`. The first chunk passes through while later ones arrive."""
 
     def __init__(
-        self, request: BlobRequest, offset: int, patience: Patience, chunks: Chunks
+        self,
+        request: BlobRequest,
+        offset: int,
+        patience: Patience,
+        chunks: Chunks,
+        spools: Spools,
     ) -> None:
+        self._spools = spools
         self._request = request
         self._patience = patience
         self._chunks = chunks
         self._next = offset + chunks.size
         self.first = ContentStream(request, offset, patience, self._next)
         self._streams = [self.first]
-        self._ahead: deque[asyncio.Task[bytearray]] = deque()
+        self._ahead: deque[asyncio.Task[BinaryIO]] = deque()
+        self._delivered: BinaryIO | None = None
 
     def discredit(self) -> None:
         """See `ports.ByteStream.discredit`."""
@@ -37,9 +54,12 @@ class ConcurrentStream:
         async for chunk in self._streams[0]:
             yield chunk
         while self._ahead:
-            whole = await self._ahead.popleft()
+            whole = self._delivered = await self._ahead.popleft()
             self._advance()
-            yield bytes(whole)
+            await on_disk(partial(whole.seek, 0))
+            while piece := await on_disk(partial(whole.read, _READ_BYTES)):
+                yield piece
+            await spool.close(whole)
 
     def _advance(self) -> None:
         size = self._request.descriptor.size
@@ -47,24 +67,27 @@ class ConcurrentStream:
             end = min(self._next + self._chunks.size, size)
             stream = ContentStream(self._request, self._next, self._patience, end)
             self._streams.append(stream)
-            self._ahead.append(asyncio.create_task(_whole(stream)))
+            self._ahead.append(asyncio.create_task(_whole(stream, self._spools)))
             self._next = end
 
     async def aclose(self) -> None:
         """Stop what is under way."""
         for task in self._ahead:
             task.cancel()
-        await asyncio.gather(*self._ahead, return_exceptions=True)
+        ended = await asyncio.gather(*self._ahead, return_exceptions=True)
         self._streams[0].close()
+        for each in (self._delivered, *ended):
+            if each is not None and not isinstance(each, BaseException):
+                await spool.close(each)
 
 
 @asynccontextmanager
 async def concurrent_stream(
-    request: BlobRequest, offset: int, patience: Patience, chunks: Chunks
+    request: BlobRequest, offset: int, patience: Patience, chunks: Chunks, spools: Spools
 ) -> AsyncIterator[ConcurrentStream | ContentStream]:
     """The content from `offset`: chunk by chunk where the host answers ranges, else by the one
     request that was made."""
-    stream = ConcurrentStream(request, offset, patience, chunks)
+    stream = ConcurrentStream(request, offset, patience, chunks, spools)
     first = stream.first
     try:
         await first.open()
@@ -77,12 +100,14 @@ async def concurrent_stream(
         await stream.aclose()
 
 
-async def _whole(stream: ContentStream) -> bytearray:
-    held = bytearray()
+async def _whole(stream: ContentStream, spools: Spools) -> BinaryIO:
+    held = spools.new()
     try:
         await stream.open()
-        async for chunk in stream:
-            held += chunk
+        await spool.save(stream, held)
+    except BaseException:
+        await spool.close(held)
+        raise
     finally:
         stream.close()
     return held

@@ -31,9 +31,9 @@ from cri_imaged.registry.options import RegistryOptions
 from cri_imaged.registry.patience import Patience
 from cri_imaged.registry.retry import RetryPolicy
 from cri_imaged.registry.session import Chunks, Session
-from cri_imaged.registry.spool import Spools
 from cri_imaged.registry.tags import TagList
 from cri_imaged.registry.tries import HostHealth, Tries
+from cri_imaged.spool import Spools
 
 
 class DistributionClient:

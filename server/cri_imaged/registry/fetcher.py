@@ -72,8 +72,8 @@ class RegistryFetcher:
             raise CorruptContentError(f"{request.what}: every host delivered something else")
         chunks = self._session.chunks
         if 0 < chunks.size < descriptor.size - offset and chunks.requests > 1:
-            patience = self._session.patience
-            async with concurrent_stream(request, offset, patience, chunks) as both:
+            patience, spools = self._session.patience, self._session.spools
+            async with concurrent_stream(request, offset, patience, chunks, spools) as both:
                 yield both
             return
         stream = ContentStream(request, offset, self._session.patience)

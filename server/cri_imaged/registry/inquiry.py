@@ -18,13 +18,13 @@ from typing import BinaryIO, NamedTuple
 import structlog
 from multidict import CIMultiDictProxy
 
+from cri_imaged import spool
 from cri_imaged.disk import on_disk
 from cri_imaged.limits import Limits
 from cri_imaged.oci import media_types, reading, schema1
 from cri_imaged.oci.descriptor import Descriptor
 from cri_imaged.oci.digest import Digest
 from cri_imaged.oci.reference import Reference
-from cri_imaged.registry import spool
 from cri_imaged.registry.auth.access import Access
 from cri_imaged.registry.documents import document_type
 from cri_imaged.registry.failures import HostFailure, Kind

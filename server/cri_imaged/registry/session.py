@@ -8,8 +8,8 @@ from cri_imaged.registry.auth.authorizer import Authorizer
 from cri_imaged.registry.http.transport import Transport
 from cri_imaged.registry.patience import Patience
 from cri_imaged.registry.retry import RetryPolicy
-from cri_imaged.registry.spool import Spools
 from cri_imaged.registry.tries import HostHealth
+from cri_imaged.spool import Spools
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Chunks:
     size: int
     """Bytes of one request; 0: one request for all."""
     requests: int
-    """At the same time, each buffered in memory."""
+    """At the same time."""
 
 
 @dataclass(frozen=True, slots=True)

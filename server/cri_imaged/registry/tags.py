@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import msgspec
 from yarl import URL
 
+from cri_imaged import spool
+from cri_imaged.disk import on_disk
 from cri_imaged.errors import LimitExceededError
 from cri_imaged.limits import TAG_PAGE_BYTES, TAG_PAGES, TAGS
 from cri_imaged.oci import lenient_json
@@ -17,9 +19,14 @@ from cri_imaged.registry.failures import HostFailure, Kind
 from cri_imaged.registry.hosts.host import Host
 from cri_imaged.registry.session import Session
 from cri_imaged.registry.tries import Tries
+from cri_imaged.shielding import to_the_end
 
 _THING = "tags/list"
 _PAGE = 1000
+_COPIES = 8
+"""Of a list that are held at once, at most, while it is read."""
+_TAG_BYTES = 64
+"""Of one tag's object, besides its text."""
 _NEXT = re.compile(r'<([^<>]*)>\s*;\s*rel="?next"?', re.ASCII)
 
 
@@ -69,22 +76,42 @@ class TagList:
         response = await self._session.authorizer.get(
             host, f"{_THING}?{query}", self._access, {"Accept": "application/json"}
         )
+        spools = self._session.spools
+        document = spools.new()
         try:
-            response.limit_silence(self._session.patience.stall_timeout)
-            document = await response.read_all(TAG_PAGE_BYTES)
+            try:
+                response.limit_silence(self._session.patience.stall_timeout)
+                is_whole = await response.save(document, TAG_PAGE_BYTES)
+            finally:
+                response.close()
+            if not is_whole:
+                raise HostFailure(Kind.TOO_LARGE, f"a list of more than {TAG_PAGE_BYTES} bytes")
+            memory = _COPIES * spool.size_of(document) + _TAG_BYTES * TAGS
+            async with spools.memory.holding(memory, "list of tags"):
+                told = await to_the_end(on_disk(lambda: _told(spool.read(document))))
         finally:
-            response.close()
-        if document is None:
-            raise HostFailure(Kind.TOO_LARGE, f"a list of more than {TAG_PAGE_BYTES} bytes")
-        return tags_of(document), next_query(response.headers.get("Link", ""))
+            await spool.close(document)
+        if isinstance(told, HostFailure):
+            raise told
+        return told, next_query(response.headers.get("Link", ""))
+
+
+def _told(document: bytes) -> list[str] | HostFailure:
+    """The tags, or what is wrong, without the frames that have the document."""
+    try:
+        return tags_of(document)
+    except HostFailure as failure:
+        return HostFailure(failure.kind, failure.outcome)
 
 
 def tags_of(document: bytes) -> list[str]:
     """The tags that an answer lists (pure).
 
     Raises:
-        HostFailure: it is no such list, or one of them is no tag.
+        HostFailure: it is no such list, or too long a one, or one of them is no tag.
     """
+    if document.count(b",") > TAGS:
+        raise HostFailure(Kind.TOO_LARGE, f"a list of more than {TAGS} tags")
     try:
         tags = lenient_json.decode(document, _Page).tags or []
     except ValueError:

@@ -20,6 +20,8 @@ from cri_imaged.registry.retry import RetryPolicy
 log = structlog.get_logger()
 _T = TypeVar("_T")
 _KEPT_ATTEMPTS = 20
+_SHOWN_URL = 1024
+"""Characters: who names a foreign layer's may make it as long as he likes."""
 _KNOWN_HOSTS = 1000
 UNHEALTHY_SECONDS = 30.0
 
@@ -139,7 +141,7 @@ class Tries:
     ) -> None:
         """Count a failure. Times by the clock: `started`, when the request was made, and
         `waited_since`, where that is later as bytes came in between."""
-        now = self._clock()
+        now, url = self._clock(), url[:_SHOWN_URL]
         if self._begun is None:
             self._begun = started if waited_since is None else waited_since
         if failure.unhealthy:

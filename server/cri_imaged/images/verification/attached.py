@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
-from io import BytesIO
-from typing import BinaryIO
+from functools import partial
+from typing import BinaryIO, Generic, NamedTuple, TypeVar
 
-from cri_imaged.errors import Category, CorruptContentError, LimitExceededError, RegistryError
+from cri_imaged import spool
+from cri_imaged.errors import (
+    Category,
+    CorruptContentError,
+    ImagedError,
+    LimitExceededError,
+    RegistryError,
+)
 from cri_imaged.images.documents import StoredDocuments
 from cri_imaged.images.verification.signatures import (
     BUNDLES,
@@ -20,13 +27,17 @@ from cri_imaged.images.verification.signatures import (
 )
 from cri_imaged.oci import media_types
 from cri_imaged.oci.descriptor import Descriptor
-from cri_imaged.oci.digest import Digest
 from cri_imaged.oci.documents import Index, Manifest, parse_document
 from cri_imaged.oci.reference import Reference
-from cri_imaged.ports import Credentials, Fetcher, Resolver
+from cri_imaged.ports import ByteStream, Credentials, Fetcher, Resolver
+from cri_imaged.spool import Spools
+
+T = TypeVar("T")
 
 _FALLBACK_CHARACTERS = 64
 """Of a digest in the tag that stands for a list of referrers."""
+_SIGNATURE_CHARACTERS = 4096
+"""Of a signature in an annotation; those of the longest keys in use have 700."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,22 +51,39 @@ class Candidate:
     credentials: Credentials | None
 
 
-class Attached:
-    """Signatures of one image, fetched one after the other."""
+class _Listed(NamedTuple):
+    """What is kept of one thing that a document lists. The document itself is not: what it lists
+    comes however slowly."""
+
+    content: Descriptor
+    signature: str = ""
+    """Its annotation."""
+
+
+class Attached(Generic[T]):
+    """Signatures of one image, fetched one after the other, each looked at by `check` where it is
+    decoded: in a thread, within the budget of memory."""
 
     def __init__(
-        self, candidate: Candidate, resolver: Resolver, documents: StoredDocuments
+        self,
+        candidate: Candidate,
+        resolver: Resolver,
+        documents: StoredDocuments,
+        spools: Spools,
+        check: Callable[[Signature], T],
     ) -> None:
         self._candidate = candidate
         self._image = candidate.target.digest
         self._resolver = resolver
         self._documents = documents
+        self._spools = spools
+        self._check = check
         self._limits = documents.limits
         self.unfit: list[str] = []
-        """Why others than those given out were none of this image."""
+        """Why others than those that were checked were none of this image."""
 
-    async def signatures(self) -> AsyncGenerator[Signature, None]:
-        """Those that speak of the image, whoever signed them.
+    async def checked(self) -> AsyncGenerator[T, None]:
+        """What `check` makes of those that speak of the image, whoever signed them.
 
         Raises:
             RegistryError: whether there are any could not be found out.
@@ -65,47 +93,74 @@ class Attached:
         async for each in self._bundled():
             yield each
 
-    async def _simple(self) -> AsyncIterator[Signature]:
+    async def _simple(self) -> AsyncIterator[T]:
         tag = signatures_tag(self._image)
-        document = await self._tagged(tag) if tag is not None else None
-        if not isinstance(document, Manifest):
-            return
-        payloads = [each for each in document.blobs if each.media_type == SIMPLE_SIGNING]
-        for payload in payloads[: self._limits.signatures]:
+        payloads = await self._tagged(tag, self._payloads) if tag is not None else None
+        for payload in payloads or ():
+            decode = partial(simple, annotation=payload.signature, image=self._image)
             try:
-                data = await self._read(payload)
-                yield simple(data, payload.annotations.get(SIGNATURE, ""), self._image)
+                yield await self._checked(payload.content, decode)
             except (CorruptContentError, LimitExceededError) as error:
                 self._is_unfit(error)
 
-    async def _bundled(self) -> AsyncIterator[Signature]:
-        index = await self._referrers()
-        if index is None:
-            return
-        bundles = [each for each in index.manifests if each.artifact_type in BUNDLES]
-        for bundle in bundles[: self._limits.signatures]:
+    async def _bundled(self) -> AsyncIterator[T]:
+        for bundle in await self._referrers() or ():
             try:
-                manifest = await self._document(bundle.descriptor())
-                listed = manifest.blobs if isinstance(manifest, Manifest) else ()
-                for layer in listed[:1]:
-                    yield bundled(await self._read(layer), self._image)
+                for layer in await self._layers(bundle.content):
+                    yield await self._checked(layer.content, partial(bundled, image=self._image))
             except (CorruptContentError, LimitExceededError) as error:
                 self._is_unfit(error)
 
     def _is_unfit(self, error: Exception) -> None:
         self.unfit.append(str(error))
 
-    async def _referrers(self) -> Index | None:
+    async def _checked(self, wanted: Descriptor, decode: Callable[[bytes], Signature]) -> T:
+        return await self._documents.answered(
+            await self._read(wanted), lambda data: self._check(decode(data))
+        )
+
+    def _payloads(self, document: Index | Manifest) -> list[_Listed] | None:
+        if not isinstance(document, Manifest):
+            return None
+        found = [each for each in document.blobs if each.media_type == SIMPLE_SIGNING]
+        return [_payload(each) for each in found[: self._limits.signatures]]
+
+    def _bundles(self, document: Index | Manifest) -> list[_Listed] | None:
+        if not isinstance(document, Index):
+            return None
+        bundles = [each for each in document.manifests if each.artifact_type in BUNDLES]
+        kept = []
+        for each in bundles[: self._limits.signatures]:
+            try:
+                kept.append(_Listed(_alone(each.descriptor())))
+            except ImagedError as error:
+                self._is_unfit(error)
+        return kept
+
+    async def _layers(self, bundle: Descriptor) -> list[_Listed]:
+        def first(document: Index | Manifest) -> list[_Listed]:
+            listed = document.blobs if isinstance(document, Manifest) else ()
+            return [_Listed(_alone(layer)) for layer in listed[:1]]
+
+        document = await self._read(bundle)
+        return await self._parsed(document, bundle.media_type, first) or []
+
+    async def _referrers(self) -> list[_Listed] | None:
         """As the registry lists them, or under the tag that stands for such a list."""
         listed = await self._candidate.fetcher.referrers(self._image)
-        found = None if listed is None else await self._parsed(listed, media_types.OCI_INDEX)
+        found = None
+        if listed is not None:
+            found = await self._parsed(listed, media_types.OCI_INDEX, self._bundles)
         if found is None:
             tag = f"{self._image.algorithm}-{self._image.hex[:_FALLBACK_CHARACTERS]}"
-            found = await self._tagged(tag)
-        return found if isinstance(found, Index) else None
+            found = await self._tagged(tag, self._bundles)
+        return found
 
-    async def _tagged(self, tag: str) -> Index | Manifest | None:
-        """What a tag of the image's repository stands for, if there is such a tag."""
+    async def _tagged(
+        self, tag: str, keep: Callable[[Index | Manifest], list[_Listed] | None]
+    ) -> list[_Listed] | None:
+        """What is to be kept of what a tag of the image's repository stands for, if there is such a
+        tag."""
         name = self._candidate.reference
         try:
             resolved = await self._resolver.resolve(
@@ -116,45 +171,60 @@ class Attached:
                 return None
             raise
         assert resolved.document is not None  # as none was known
-        return await self._parsed(resolved.document, resolved.descriptor.media_type)
+        return await self._parsed(resolved.document, resolved.descriptor.media_type, keep)
 
-    async def _parsed(self, document: BinaryIO, media_type: str) -> Index | Manifest | None:
+    async def _parsed(
+        self,
+        document: BinaryIO,
+        media_type: str,
+        keep: Callable[[Index | Manifest], list[_Listed] | None],
+    ) -> list[_Listed] | None:
         try:
             return await self._documents.answered(
-                document, lambda data: parse_document(data, media_type, self._limits)
+                document, lambda data: keep(parse_document(data, media_type, self._limits))
             )
         except (CorruptContentError, LimitExceededError) as error:
             self._is_unfit(error)
             return None
 
-    async def _document(self, wanted: Descriptor) -> Index | Manifest | None:
-        data = await self._read(wanted)
-        return await self._parsed(BytesIO(data), wanted.media_type)
-
-    async def _read(self, wanted: Descriptor) -> bytes:
-        """Something small, verified. Where the registry has lost it, it is none of ours to wait
-        for."""
-        try:
-            return await self._fetched(wanted)
-        except RegistryError as error:
-            if error.category is Category.NOT_FOUND:
-                raise CorruptContentError(str(error)) from None
-            raise
-
-    async def _fetched(self, wanted: Descriptor) -> bytes:
+    async def _read(self, wanted: Descriptor) -> BinaryIO:
+        """Something small, verified, to be closed. Where the registry has lost it, it is none of
+        ours to wait for."""
         limit = self._limits.signature_bytes
         if wanted.size > limit:
             raise LimitExceededError(
                 f"{wanted.digest} has {wanted.size} bytes, limit {limit} (signature_bytes)"
             )
-        data = bytearray()
-        async with self._candidate.fetcher.fetch(wanted) as stream:
+        document = self._spools.new()
+        try:
+            await self._fetch(wanted, document)
+        except BaseException as error:
+            await spool.close(document)
+            if isinstance(error, RegistryError) and error.category is Category.NOT_FOUND:
+                raise CorruptContentError(str(error)) from None
+            raise
+        return document
+
+    async def _fetch(self, wanted: Descriptor, into: BinaryIO) -> None:
+        hasher = wanted.digest.hasher()
+
+        async def hashed(stream: ByteStream) -> AsyncIterator[bytes]:
             async for chunk in stream:
-                data += chunk
-                if len(data) > wanted.size:
-                    break
-            read = bytes(data)
-            if Digest.of(read, wanted.digest.algorithm) != wanted.digest:
+                hasher.update(chunk)
+                yield chunk
+
+        async with self._candidate.fetcher.fetch(wanted) as stream:
+            await spool.save(hashed(stream), into)
+            if not wanted.digest.matches(hasher):
                 stream.discredit()
                 raise CorruptContentError(f"{wanted.digest}: the registry sent other bytes")
-        return read
+
+
+def _payload(listed: Descriptor) -> _Listed:
+    signature = listed.annotations.get(SIGNATURE, "")
+    return _Listed(_alone(listed), signature if len(signature) <= _SIGNATURE_CHARACTERS else "")
+
+
+def _alone(listed: Descriptor) -> Descriptor:
+    """Without what else a stranger says of it."""
+    return Descriptor(listed.media_type, listed.digest, listed.size)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from functools import partial
 
 import structlog
 
@@ -18,6 +17,7 @@ from cri_imaged.images.verification.policy import Policy, Rule
 from cri_imaged.images.verification.programs import Programs
 from cri_imaged.images.verification.signatures import Signature
 from cri_imaged.ports import Resolver
+from cri_imaged.spool import Spools
 
 log = structlog.get_logger()
 _REASONS_SHOWN = 5
@@ -40,10 +40,13 @@ class Demands:
 class Verifier:
     """Verifies images that are to be pulled."""
 
-    def __init__(self, demands: Demands, resolver: Resolver, documents: StoredDocuments) -> None:
+    def __init__(
+        self, demands: Demands, resolver: Resolver, documents: StoredDocuments, spools: Spools
+    ) -> None:
         self._demands = demands
         self._resolver = resolver
         self._documents = documents
+        self._spools = spools
 
     async def verify(self, candidate: Candidate) -> str | None:
         """Returns the fingerprint of the key that signed the image, None where none had to.
@@ -64,11 +67,16 @@ class Verifier:
 
     async def _signer(self, rule: Rule, candidate: Candidate) -> str:
         keys = await on_disk(lambda: read_keys(rule.keys))
-        attached = Attached(candidate, self._resolver, self._documents)
+        attached = Attached(
+            candidate,
+            self._resolver,
+            self._documents,
+            self._spools,
+            lambda signature: _signer_of(signature, keys),
+        )
         strangers = 0
-        async with aclosing(attached.signatures()) as signatures:
-            async for each in signatures:
-                found = await on_disk(partial(_signer_of, each, keys))
+        async with aclosing(attached.checked()) as checked:
+            async for found in checked:
                 if found is not None:
                     log.info(
                         "image is signed",

@@ -14,10 +14,10 @@ import msgspec
 from multidict import CIMultiDict
 from yarl import URL
 
+from cri_imaged import spool
 from cri_imaged.disk import on_disk
 from cri_imaged.limits import Limits
 from cri_imaged.oci import lenient_json
-from cri_imaged.registry import spool
 from cri_imaged.registry.auth.challenge import Challenge
 from cri_imaged.registry.auth.login import Login
 from cri_imaged.registry.auth.schemes import Asked, Authorization, Shown, as_it_is
@@ -27,8 +27,8 @@ from cri_imaged.registry.http.request import Request, is_http, same_origin
 from cri_imaged.registry.http.response import Response
 from cri_imaged.registry.http.transport import Transport
 from cri_imaged.registry.retry import TRANSIENT_STATUSES, parse_retry_after
-from cri_imaged.registry.spool import Spools
 from cri_imaged.shielding import to_the_end
+from cri_imaged.spool import Spools
 
 _CLIENT_ID = "cri-imaged"
 _DEFAULT_LIFETIME = 60.0

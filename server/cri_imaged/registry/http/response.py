@@ -6,14 +6,12 @@ import asyncio
 import http.client
 import time
 from collections.abc import AsyncIterator, Iterable
-from functools import partial
 from typing import BinaryIO
 
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from cri_imaged.disk import on_disk
-from cri_imaged.full_disk import told_as_no_space
+from cri_imaged import spool
 from cri_imaged.ports import Activity
 from cri_imaged.registry.error_bodies import describe_body
 from cri_imaged.registry.failures import HostFailure, Kind
@@ -24,12 +22,9 @@ from cri_imaged.registry.http.explanations import explain_body
 from cri_imaged.registry.http.request import authority
 from cri_imaged.registry.http.sender import Answer
 from cri_imaged.registry.http.traffic import Traffic
-from cri_imaged.shielding import to_the_end
 
 _SLOWEST = 1024
 """Bytes a second, of documents, tokens and errors; blobs have a rate of their own."""
-_WRITTEN_AT_ONCE = 64 << 10
-"""Bytes: a peer may send them one by one, and each turn of a thread has its cost."""
 _GZIP = (["gzip"], ["x-gzip"])
 
 
@@ -124,16 +119,7 @@ class Response:
     async def save(self, into: BinaryIO, limit: int) -> bool:
         """Write the whole body to a file; False where it is longer than `limit` bytes. Raises
         `HostFailure`, `NoSpaceError`."""
-        size = 0
-        held = bytearray()
-        async for chunk in self._chunks(limit):
-            size += len(chunk)
-            held += chunk
-            if len(held) >= _WRITTEN_AT_ONCE:
-                await _write(into, bytes(held))
-                held.clear()
-        await _write(into, bytes(held))
-        return size <= limit
+        return await spool.save(self._chunks(limit), into) <= limit
 
     async def _read_beyond(self, limit: int) -> bytes:
         """The whole body, or more than `limit` bytes of it."""
@@ -165,11 +151,6 @@ class Response:
     def close(self) -> None:
         """Give the connection back where the body has arrived to its end; close it otherwise."""
         self._body.close()
-
-
-async def _write(into: BinaryIO, data: bytes) -> None:
-    with told_as_no_space("answer of a registry"):
-        await to_the_end(on_disk(partial(into.write, data)))
 
 
 def _codings(headers: CIMultiDictProxy[str]) -> list[str]:
