@@ -19,7 +19,7 @@ from cri_imaged.config.options import DecryptionOptions, ImageOptions
 from cri_imaged.content.store import FileContentStore
 from cri_imaged.decryption.decrypter import NoDecrypter, NodeDecrypter
 from cri_imaged.disk import on_disk
-from cri_imaged.errors import ConfigError
+from cri_imaged.errors import ConfigError, WorkerDiedError
 from cri_imaged.images.documents import StoredDocuments
 from cri_imaged.images.events import Events
 from cri_imaged.images.gc import GarbageCollector
@@ -159,7 +159,11 @@ def _pool(options: ImageOptions, memory: MemoryBudget) -> WorkerPool:
 
 
 async def _tell_confinement(pool: WorkerPool) -> None:
-    by, not_by = await pool.confinement()
+    try:
+        by, not_by = await pool.confinement()
+    except WorkerDiedError as error:
+        log.error("no layer can be unpacked: no worker starts", error=str(error))
+        return
     log.info("layer workers are confined", by=list(by), not_by=list(not_by))
 
 
