@@ -224,11 +224,17 @@ def _client(config: Config, base: Started, spools: Spools) -> DistributionClient
 def _durability(config: Config, stores: Stores) -> Durability:
     root, options = config.root, config.image
     own = (each.directory for each in stores.snapshotters.values() if not each.remote)
+
+    async def record() -> None:
+        for snapshotter in stores.snapshotters.values():
+            await snapshotter.write_digests()
+
     return Durability(
         stores.database,
         [root, root / "content", *own],
         wait=options.image_pull_with_sync_fs,
         discard=Discarder(stores).discard if options.discard_unpacked_layers else None,
+        record=record,
     )
 
 

@@ -33,12 +33,16 @@ class FailingOnce:
         return -1
 
 
+async def nothing() -> None:
+    """Write nothing down."""
+
+
 async def test_what_a_failed_sync_was_for_is_never_taken_for_durable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(libc, "lib", FailingOnce())
     database = await Database.open(tmp_path / "metadata.db")
-    syncing = Durability(database, [tmp_path], wait=True, discard=None)
+    syncing = Durability(database, [tmp_path], wait=True, discard=None, record=nothing)
     await database.write(lambda db: blobs.insert(db, FIRST, 1, None))
     with pytest.raises(OSError, match="Input/output error"):
         await syncing.pulled()

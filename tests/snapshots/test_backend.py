@@ -30,6 +30,7 @@ class TarBackend:
     """A layer is the file `layer.tar`; a view names them."""
 
     name = "tars"
+    one_file = False
     attaches = False
 
     def prepare(self, place: Path) -> Target:

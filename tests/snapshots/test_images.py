@@ -11,12 +11,14 @@ import pytest
 from cri_imaged import mounting
 from cri_imaged.erofs.format import SUPER, SUPER_SIZE
 from cri_imaged.errors import CorruptContentError, LimitExceededError
+from cri_imaged.metadata.garbage import sweep
 from cri_imaged.oci.digest import Digest
-from cri_imaged.ports import IMAGE
+from cri_imaged.ports import IMAGE, Verdict
 from cri_imaged.snapshots.erofs import write_empty
 from cri_imaged.snapshots.layer_mounts import LayerMounts, mount_image
-from tests.snapshots.conftest import opened
-from tests.snapshots.model import Layer, Node, differences, scan
+from cri_imaged.snapshots.listing import write_listing
+from tests.snapshots.conftest import opened, require_snapshotter
+from tests.snapshots.model import Layer, Node, differences, scan, write
 from tests.snapshots.test_late import add
 from tests.snapshots.workbench import Bench, applied, model, provenance, shown
 from tests.support import tarballs as t
@@ -84,6 +86,56 @@ async def test_what_no_writer_makes_is_not_committed() -> None:
         assert bench.left() == []
 
 
+async def test_a_layer_is_one_file() -> None:
+    async with opened("erofs", None) as bench:
+        await bench.prepare("unfinished")
+        chain = await bench.stack(STACK[:2])
+        image = await bench.snapshotter.path(chain)
+        assert image == bench.directory / "3"
+        assert image.is_file()
+        (inodes,) = {each.usage.inodes for each in await bench.snapshotter.walk()}
+        assert inodes == 1
+        assert bench.left() == ["1", "2", "3"]
+
+
+async def test_more_than_an_image_in_a_place_goes_at_the_seal() -> None:
+    """A worker that was taken over may leave anything."""
+    async with opened("erofs", None) as bench:
+        into = await bench.snapshotter.prepare("key", None, bench.lease)
+        (into.directory / "more" / "below").mkdir(parents=True)
+        report = applied()
+        await bench.snapshotter.commit(CHAIN, "key", None, report, provenance(report))
+        assert (bench.directory / "1").is_file()
+        assert bench.left() == ["1"]
+
+
+async def test_images_in_directories_of_their_own_stay(tmp_path: Path) -> None:
+    """As earlier versions kept them."""
+    require_snapshotter("erofs")
+    async with Bench.open(tmp_path, "erofs") as bench:
+        lower = await bench.add(STACK[0])
+        in_a_directory(place := bench.directory / "1")
+        write_listing(bench.snapshotter._backend.entries(place), place / "listing")
+    async with Bench.open(tmp_path, "erofs") as bench:
+        assert fsck(await bench.snapshotter.path(lower)) == ""
+        assert await bench.snapshotter.verify(lower) == Verdict("sound")
+        await bench.commit(CHAIN, "key", lower, write(STACK[1], await bench.prepare("key", lower)))
+        assert differences(await bench.tree(CHAIN), model(STACK[:2])) == []
+        assert (place / IMAGE).is_file()
+        assert (bench.directory / "2").is_file()
+        await bench.database.write(lambda db: db.execute("DELETE FROM leases"))
+        garbage = await bench.database.write(sweep)
+        await bench.snapshotter.reclaim(garbage.snapshots["erofs"])
+        assert bench.left() == []
+
+
+def in_a_directory(image: Path) -> None:
+    """Keep it as earlier versions did."""
+    image.rename(image.with_suffix(".new"))
+    image.mkdir(mode=0o700)
+    image.with_suffix(".new").rename(image / IMAGE)
+
+
 async def test_a_layer_is_mounted_once_for_as_long_as_a_view_stands_on_it() -> None:
     async with opened("erofs", None) as bench:
         lower = await bench.add(STACK[0])
@@ -105,9 +157,8 @@ async def test_a_start_lets_go_of_what_nothing_stands_on() -> None:
         chain = await bench.stack(STACK[:2])
         await bench.snapshotter.view("kept", chain)
         place = bench.directory / "77"
-        place.mkdir()
-        write_empty(place / IMAGE)
-        LayerMounts(bench.root / "mounted", 9, loops=False).mount([place])
+        write_empty(place)
+        LayerMounts(bench.root / "mounted", 9, loops=False).mount({place: place})
         assert mounted(bench) == {"1", "2", "77"}
         await bench.snapshotter.reap()
         assert mounted(bench) == {"1", "2"}
@@ -117,14 +168,14 @@ def test_there_is_a_limit_on_mounts(tmp_path: Path) -> None:
     require_real(os.geteuid() == 0, "erofs needs root")
     places = [tmp_path / str(number) for number in range(3)]
     for place in places:
-        place.mkdir()
-        write_empty(place / IMAGE)
+        write_empty(place)
     mounts = LayerMounts(tmp_path / "mounted", 2, loops=False)
-    mounts.mount(places[:2])
+    two, three = ({place: place for place in places[:most]} for most in (2, 3))
+    mounts.mount(two)
     try:
-        mounts.mount(places[:2])
+        mounts.mount(two)
         with pytest.raises(LimitExceededError, match="mounted_layers"):
-            mounts.mount(places)
+            mounts.mount(three)
         assert (tmp_path / "mounted").stat().st_mode & 0o777 == 0o700
     finally:
         mounts.keep([])

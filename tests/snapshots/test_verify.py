@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 
 from cri_imaged.errors import NotFoundError
+from cri_imaged.metadata import durability
 from cri_imaged.oci.digest import Digest
-from cri_imaged.ports import Verdict
+from cri_imaged.ports import IMAGE, Verdict
 from cri_imaged.trash import remove_tree
+from tests.snapshots.conftest import opened
 from tests.snapshots.model import Layer, Node, differences, write
 from tests.snapshots.workbench import Bench, applied, model
 
@@ -32,10 +36,16 @@ async def damage(bench: Bench, chain_id: Digest) -> str:
     if path.is_dir():
         (path / "d/c").write_text("d-content")
         return "d/c"
-    image = path.read_bytes()
-    assert image.count(b"c-content") == 1
-    path.write_bytes(image.replace(b"c-content", b"d-content"))
-    return path.name
+    overwrite(path)
+    return IMAGE
+
+
+def overwrite(image: Path) -> None:
+    """Change bytes of a file in it, and nothing that shows from outside."""
+    info, data = image.stat(), image.read_bytes()
+    assert data.count(b"c-content") == 1
+    image.write_bytes(data.replace(b"c-content", b"d-content"))
+    os.utime(image, ns=(info.st_atime_ns, info.st_mtime_ns))
 
 
 async def test_a_layer_applied_again_is_the_same(bench: Bench) -> None:
@@ -68,9 +78,69 @@ async def test_a_snapshot_whose_files_are_gone(bench: Bench) -> None:
     assert (await bench.snapshotter.verify(chain_id)).state == "missing"
 
 
+async def test_the_digest_of_a_layer_that_is_a_file_is_taken_when_it_is_durable() -> None:
+    async with opened("erofs", None) as bench:
+        lower = await bench.add(LOWER)
+        upper = await bench.add(UPPER, lower)
+        await bench.snapshotter.write_digests()
+        assert await bench.snapshotter.verify(upper) == Verdict("unknown")
+        await bench.database.write(lambda db: durability.mark(db, durability.volatile(db)))
+        await bench.snapshotter.write_digests()
+        assert await bench.snapshotter.verify(upper) == Verdict("sound")
+        path = await bench.snapshotter.path(upper)
+        overwrite(path)
+        verdict = await bench.snapshotter.verify(upper)
+        assert (verdict.state, verdict.difference) == (
+            "damaged",
+            f"its file has the digest {Digest.of(path.read_bytes())}",
+        )
+        path.unlink()
+        assert (await bench.snapshotter.verify(upper)).state == "missing"
+
+
+async def test_a_look_at_the_files_reads_one_that_was_written_to() -> None:
+    """Whose other bytes nothing shows has to wait for a check."""
+    async with opened("erofs", None) as bench:
+        lower = await bench.add(LOWER)
+        upper = await bench.add(UPPER, lower)
+        await bench.database.write(lambda db: durability.mark(db, durability.volatile(db)))
+        await bench.snapshotter.write_digests()
+        image = await bench.snapshotter.path(lower)
+        os.utime(image, ns=(1, 1))  # as a copy of the store has it
+        for _ in range(2):
+            await bench.snapshotter.notice_lost()
+            assert await bench.snapshotter.info(lower) is not None
+        overwrite(await bench.snapshotter.path(upper))
+        await bench.snapshotter.notice_lost()
+        assert await bench.snapshotter.info(upper) is not None
+        os.truncate(await bench.snapshotter.path(upper), 4096)
+        await bench.snapshotter.notice_lost()
+        assert await bench.snapshotter.info(upper) is None
+        assert await bench.snapshotter.info(lower) is not None
+
+
+async def test_a_file_of_an_earlier_version_is_known_once_it_was_compared() -> None:
+    """Nobody knows what it was when it came: a digest that was taken now would prove nothing."""
+    async with opened("erofs", None) as bench:
+        lower = await bench.add(LOWER)
+        chain = await bench.add(UPPER, lower)
+        await bench.database.write(lambda db: durability.mark(db, durability.volatile(db)))
+        await bench.database.write(lambda db: db.execute("UPDATE snapshots SET file_digest = NULL"))
+        await bench.snapshotter.write_digests()
+        assert await bench.snapshotter.verify(chain) == Verdict("unknown")
+        assert await again(bench, chain, UPPER) == Verdict("sound")
+        assert await bench.snapshotter.verify(chain) == Verdict("sound")
+
+
 async def test_what_cannot_be_read_is_damaged(bench: Bench) -> None:
     chain_id = await bench.add(LOWER)
     await bench.snapshotter.write_listing(chain_id)
+    if bench.snapshotter.name == "erofs":
+        image = await bench.snapshotter.path(chain_id)
+        image.unlink()
+        image.symlink_to("/dev/null")
+        assert (await bench.snapshotter.verify(chain_id)).state == "damaged"
+        return
     listing = (await bench.snapshotter.path(chain_id)).parent / "listing"
     first = json.loads(listing.read_text().splitlines()[0])
     listing.write_text(json.dumps({**first, "path": "nowhere"}) + "\n")

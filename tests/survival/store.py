@@ -54,7 +54,7 @@ class Store:
         return self.victim.root / "content/blobs" / algorithm / value
 
     def snapshots(self) -> list[Path]:
-        """Their directories, by number: the base comes first."""
+        """Their places, by number: the base comes first."""
         found = (self.victim.root / "snapshots" / self.victim.snapshotter).iterdir()
         return sorted(found, key=lambda path: int(path.name))
 

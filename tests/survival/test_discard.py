@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 
 import grpc
 import pytest
 
+from cri_imaged.trash import remove_tree
 from tests.support import oracle
 from tests.support.images import sha256
 from tests.support.killpoints import Order
@@ -79,7 +79,7 @@ def test_another_boot_believes_snapshots_whose_blobs_are_gone(thrifty: Store) ->
 
 
 def test_a_snapshot_whose_blob_was_discarded_is_fetched_again(thrifty: Store) -> None:
-    shutil.rmtree(thrifty.snapshots()[0])
+    remove_tree(thrifty.snapshots()[0])
     thrifty.pull_all()
     assert thrifty.shown_whole() == thrifty.ids
     wait_until(lambda: discarded(thrifty), "the blobs are discarded", thrifty.victim.process)

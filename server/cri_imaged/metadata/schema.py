@@ -19,6 +19,9 @@ rows are verified or dropped before anything is shown.
 stood on it, as was seen; what an older store had counts as used when it was migrated. `preloads`
 has the archives of the preload folder that were imported.
 
+`file_digest` is of a snapshot whose layer is one file, with the size and the time (nanoseconds)
+that it had when it was read; empty where that is to be done, as a migrated one's is not.
+
 `totals` is what the blobs that are present (under an empty name) and each snapshotter's snapshots
 take: triggers keep it, so that nobody has to add up all rows.
 
@@ -266,7 +269,14 @@ CREATE TABLE preloads (
 ) WITHOUT ROWID;
 """
 
-MIGRATIONS: tuple[str, ...] = (_V1, _V2, _V3, _V4, _V5, _V6, _V7, _V8, _V9)
+_V10 = """
+ALTER TABLE snapshots ADD COLUMN file_digest TEXT;
+ALTER TABLE snapshots ADD COLUMN file_size INTEGER;
+ALTER TABLE snapshots ADD COLUMN file_modified INTEGER;
+CREATE INDEX snapshots_unread ON snapshots(snapshotter) WHERE file_digest = '';
+"""
+
+MIGRATIONS: tuple[str, ...] = (_V1, _V2, _V3, _V4, _V5, _V6, _V7, _V8, _V9, _V10)
 
 
 class SchemaTooNewError(ConfigError):

@@ -183,9 +183,14 @@ class Snapshotter(Protocol):
         is not there (any more) is done with. Raises `OSError` where it cannot be read."""
         ...
 
+    async def write_digests(self) -> None:
+        """Write down the digests of committed layers that are files, came since and are durable,
+        for `verify` and `notice_lost`."""
+        ...
+
     async def verify(self, chain_id: Digest) -> Verdict:
-        """Compare a committed snapshot with its listing. Raises `NotFoundError`, also where it was
-        removed meanwhile."""
+        """Compare a committed snapshot with its listing or digest. Raises `NotFoundError`, also
+        where it was removed meanwhile."""
         ...
 
     async def verify_by(self, chain_id: Digest, key: str, applied: Applied) -> Verdict:
@@ -208,8 +213,9 @@ class Snapshotter(Protocol):
         ...
 
     async def notice_lost(self, chain: Sequence[Digest] | None = None) -> None:
-        """Let go of committed snapshots (of `chain`, or all) whose directory somebody removed:
-        their chain IDs are free, and images that stand on them are not ready."""
+        """Let go of committed snapshots (of `chain`, or all) whose directory somebody removed, or
+        whose file has another digest since somebody wrote to it: their chain IDs are free, and
+        images that stand on them are not ready."""
         ...
 
     async def orphans(self) -> Sequence[Path]:

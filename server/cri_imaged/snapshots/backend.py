@@ -1,7 +1,7 @@
 """What a kind of snapshots has to do; the rest is the same for all kinds.
 
-Every snapshot, and every writable view, has a directory of its own, its *place*. What is in it is
-the backend's alone. All of it blocks, and runs in threads.
+Every snapshot, and every writable view, begins with an empty directory of its own, its *place*.
+What is in it, or becomes of it, is the backend's alone. All of it blocks, and runs in threads.
 """
 
 from __future__ import annotations
@@ -30,6 +30,11 @@ class Backend(Protocol):
     @property
     def name(self) -> str:
         """As the configuration names it."""
+        ...
+
+    @property
+    def one_file(self) -> bool:
+        """Whether a layer is a file of bytes that are the same wherever it was made."""
         ...
 
     @property
@@ -79,6 +84,7 @@ class Backend(Protocol):
 class DirectoryBackend:
     """What the backends share whose layers are directories: `fs` in their places."""
 
+    one_file = False
     attaches = False
 
     def attach(self, stack: Sequence[Path]) -> None:

@@ -20,7 +20,7 @@ def write_down(backend: Backend, place: Path, check: Check) -> None:
 def compare_with_listing(backend: Backend, place: Path, check: Check) -> Verdict:
     """Compare the snapshot in `place` with its listing."""
     if not backend.layer(place).exists():
-        return _MISSING
+        return MISSING
     if not _listing(place).exists():
         return Verdict("unknown")
     return _compare(read_listing(_listing(place)), backend.entries(place), check)
@@ -29,11 +29,11 @@ def compare_with_listing(backend: Backend, place: Path, check: Check) -> Verdict
 def compare(backend: Backend, place: Path, other: Path, check: Check) -> Verdict:
     """Compare the snapshot in `place` with the sound one in `other`."""
     if not backend.layer(place).exists():
-        return _MISSING
+        return MISSING
     return _compare(backend.entries(other), backend.entries(place), check)
 
 
-_MISSING = Verdict("missing", "its files are gone")
+MISSING = Verdict("missing", "its files are gone")
 
 
 def _compare(wanted: Iterable[ListedEntry], found: Iterable[ListedEntry], check: Check) -> Verdict:

@@ -26,15 +26,19 @@ from cri_imaged.snapshots.opened import OpenDirectory
 from cri_imaged.snapshots.overlay import MAX_LAYERS, overlay_mount
 from cri_imaged.snapshots.seal import DEFAULT_MODE
 from cri_imaged.snapshots.tasks import Check
+from cri_imaged.trash import remove_tree
 
+_TREE = "fs"
 _ROOT = Stat(stat.S_IFDIR | DEFAULT_MODE, 0, 0, 0)
 
 
 class ErofsBackend:
-    """A snapshot is a file, `IMAGE` in its place; a writable view, or what a runtime has written
-    into one and committed, is a directory, as overlay has it."""
+    """A sealed snapshot's place is a file, its image; one that is written, or was sealed by an
+    earlier version, has it as `IMAGE` in a directory. A writable view, or what a runtime has
+    written into one and committed, is a directory, as overlay has it."""
 
     name = "erofs"
+    one_file = True
     attaches = True
 
     def __init__(self, mounts: LayerMounts, limits: Limits) -> None:
@@ -48,17 +52,20 @@ class ErofsBackend:
 
     def layer(self, place: Path) -> Path:
         """See `Backend.layer`."""
+        if place.is_file():
+            return place
         image = place / IMAGE
-        return image if image.exists() else place / "fs"
+        return image if image.exists() else place / _TREE
 
     def seal(self, place: Path, parents: Sequence[Path], applied: Applied, check: Check) -> Sealed:
         """See `Backend.seal`."""
         image = place / IMAGE
-        below = [parent / IMAGE for parent in parents]
+        below = [self.layer(parent) for parent in parents]
         skipped = seal_image(image, below, applied, check, self._limits)
         if len(below) >= MAX_LAYERS:
             self._merge([image, *below], check)
-        return Sealed(Usage(os.stat(image).st_blocks * 512, 1), applied.skipped + skipped)
+        _flatten(place)
+        return Sealed(Usage(os.stat(place).st_blocks * 512, 1), applied.skipped + skipped)
 
     def _merge(self, images: Sequence[Path], check: Check) -> None:
         """Let the topmost of `images` hold them all, where there are more than the kernel merges:
@@ -71,7 +78,7 @@ class ErofsBackend:
 
     def prepare_view(self, view: Path, stack: Sequence[Path], check: Check) -> None:
         """See `Backend.prepare_view`."""
-        upper = view / "fs"
+        upper = view / _TREE
         upper.mkdir(mode=DEFAULT_MODE)
         (view / "work").mkdir(mode=0o700)
         if not stack:
@@ -92,7 +99,8 @@ class ErofsBackend:
 
     def attach(self, stack: Sequence[Path]) -> None:
         """See `Backend.attach`."""
-        self._mounts.mount([place for place in stack if self.layer(place).name == IMAGE])
+        layers = [(place, self.layer(place)) for place in stack]
+        self._mounts.mount({place: layer for place, layer in layers if layer.name != _TREE})
 
     def keep(self, places: Sequence[Path]) -> None:
         """See `Backend.keep`."""
@@ -100,12 +108,12 @@ class ErofsBackend:
 
     def mounts(self, view: Path | None, stack: Sequence[Path]) -> Sequence[Mount]:
         """See `Backend.mounts`."""
-        upper = None if view is None else view / "fs"
+        upper = None if view is None else view / _TREE
         return overlay_mount(upper, self._visible(stack))
 
     def entries(self, place: Path) -> Iterator[ListedEntry]:
         """See `Backend.entries`. An image is all or nothing: one digest tells."""
-        with (place / IMAGE).open("rb") as file:
+        with self.layer(place).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             size = os.fstat(file.fileno()).st_size
         yield ListedEntry(IMAGE, "file", 0, 0, 0, size, 0, digest, 0, ())
@@ -116,7 +124,7 @@ class ErofsBackend:
         shown: list[Path] = []
         for place in stack:
             layer = self.layer(place)
-            if layer.name != IMAGE:
+            if layer.name == _TREE:
                 shown.append(layer)
                 with OpenDirectory.open(layer) as root:
                     hides = root.is_opaque()
@@ -127,6 +135,14 @@ class ErofsBackend:
             if hides:
                 break
         return shown
+
+
+def _flatten(place: Path) -> None:
+    """Let `place` be the image that is in it. A crash in the midst of that leaves no row for it."""
+    image = place.with_name(f"{place.name}.new")
+    (place / IMAGE).rename(image)
+    remove_tree(place)  # a writer that was taken over may have left more
+    image.rename(place)
 
 
 def _down_to_opaque(images: Sequence[Path]) -> Sequence[Path]:

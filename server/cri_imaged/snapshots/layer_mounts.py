@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cri_imaged import mounting
 from cri_imaged.errors import LimitExceededError
 from cri_imaged.loops import loop_device
-from cri_imaged.ports import IMAGE, Mount
+from cri_imaged.ports import Mount
 from cri_imaged.private import private_directory
 
 _NOT_FROM_FILES = (errno.ENOTBLK, errno.EINVAL, errno.EOPNOTSUPP)
@@ -32,8 +32,8 @@ class LayerMounts:
         """Where the image in `place` is shown."""
         return self._directory / place.name
 
-    def mount(self, places: Sequence[Path]) -> None:
-        """Mount the images in `places`, those that are not mounted yet.
+    def mount(self, images: Mapping[Path, Path]) -> None:
+        """Mount images, given by their places, those that are not mounted yet.
 
         Raises:
             LimitExceededError: there would be too many.
@@ -41,7 +41,7 @@ class LayerMounts:
         """
         with self._lock:
             mounted = self._mounted()
-            wanted = [place for place in places if str(self.of(place)) not in mounted]
+            wanted = [place for place in images if str(self.of(place)) not in mounted]
             if len(mounted) + len(wanted) > self._limit:
                 raise LimitExceededError(
                     f"{len(mounted)} layers are mounted, and {len(wanted)} more would be more than "
@@ -51,7 +51,7 @@ class LayerMounts:
             for place in wanted:
                 target = self.of(place)
                 target.mkdir(mode=0o700, exist_ok=True)
-                mount_image(place / IMAGE, target, loops=self._loops)
+                mount_image(images[place], target, loops=self._loops)
 
     def keep(self, places: Sequence[Path]) -> None:
         """Unmount all but those in `places`. A mount of overlay that shows one keeps it."""

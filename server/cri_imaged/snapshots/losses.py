@@ -16,6 +16,7 @@ from cri_imaged.oci.digest import Digest
 from cri_imaged.shielding import to_the_end
 from cri_imaged.snapshots.backend import Backend
 from cri_imaged.snapshots.places import Places
+from cri_imaged.snapshots.records import Records
 
 log = structlog.get_logger(__name__)
 
@@ -23,7 +24,10 @@ log = structlog.get_logger(__name__)
 class Losses:
     """Brings the rows and the places of one snapshotter into agreement."""
 
-    def __init__(self, backend: Backend, places: Places, database: Database) -> None:
+    def __init__(
+        self, backend: Backend, places: Places, database: Database, records: Records
+    ) -> None:
+        self._records = records
         self._backend = backend
         self._places = places
         self._database = database
@@ -75,7 +79,8 @@ class Losses:
 
     async def notice(self, chain: Sequence[Digest] | None = None) -> None:
         """See `ports.Snapshotter.notice_lost`."""
-        await self._let_go(await self._gone(await self._committed(chain)))
+        rows = await self._committed(chain)
+        await self._let_go(await self._gone(rows) | await self._records.changed(rows))
 
     async def give_up(self, chain: Sequence[Digest]) -> None:
         """See `ports.Snapshotter.give_up`."""

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from cri_imaged.disk import on_disk
 from cri_imaged.errors import InvalidRequestError, NotFoundError
+from cri_imaged.metadata import layer_digests, snapshots, views
 from cri_imaged.metadata import provenance as provenances
-from cri_imaged.metadata import snapshots, views
 from cri_imaged.metadata.database import Database
 from cri_imaged.oci.digest import Digest
 from cri_imaged.ports import (
@@ -32,10 +32,11 @@ from cri_imaged.ports import (
 from cri_imaged.shielding import to_the_end
 from cri_imaged.snapshots.attachments import Attachments
 from cri_imaged.snapshots.backend import Backend, Sealed
-from cri_imaged.snapshots.comparing import compare, compare_with_listing, write_down
+from cri_imaged.snapshots.comparing import compare
 from cri_imaged.snapshots.losses import Losses
 from cri_imaged.snapshots.measuring import disk_usage
 from cri_imaged.snapshots.places import Places, delete
+from cri_imaged.snapshots.records import Records
 from cri_imaged.snapshots.runtimes import StoredRuntimeSnapshots
 from cri_imaged.snapshots.sealing import Seals
 from cri_imaged.snapshots.stored import SnapshotRows
@@ -60,7 +61,8 @@ class StoredSnapshotter(SnapshotRows):
         self._locks = Locks()
         self._threads = Threads()
         self._seals = Seals(backend, self._threads, reserve)
-        self._losses = Losses(backend, self._places, database)
+        self._records = Records(backend, self._places, database, self._threads)
+        self._losses = Losses(backend, self._places, database, self._records)
         self._attachments = Attachments(backend, self._places, database, self._threads)
         self._views = Views(
             backend, self._places, database, self._losses, self._threads, self._attachments
@@ -128,6 +130,8 @@ class StoredSnapshotter(SnapshotRows):
                     below = plan.parents[0] if plan.parents else None
                     named = snapshots.commit(db, plan.snapshot, chain_id, below, *sealed)
                     provenances.add(db, named, provenance)
+                    if named == plan.snapshot and self._backend.one_file:
+                        layer_digests.want(db, named)
                     return named
 
                 await to_the_end(self._name(plan.snapshot, name))
@@ -214,22 +218,19 @@ class StoredSnapshotter(SnapshotRows):
     async def write_listing(self, chain_id: Digest) -> None:
         """See `ports.Snapshotter.write_listing`."""
         try:
-            place = self._places.of(await self._require(chain_id))
-            await self._threads.run(
-                f"listing of {chain_id}", lambda check: write_down(self._backend, place, check)
-            )
+            await self._records.write(await self._require(chain_id))
         except (NotFoundError, OSError):
             if await self.info(chain_id) is not None:
                 raise  # and else it was removed meanwhile
 
+    async def write_digests(self) -> None:
+        """See `ports.Snapshotter.write_digests`."""
+        await self._records.write_wanted()
+
     async def verify(self, chain_id: Digest) -> Verdict:
         """See `ports.Snapshotter.verify`."""
         snapshot = await self._require(chain_id)
-        place = self._places.of(snapshot)
-        verdict = await self._threads.run(
-            f"snapshot {chain_id}", lambda check: compare_with_listing(self._backend, place, check)
-        )
-        return await self._still_of(verdict, chain_id, snapshot)
+        return await self._still_of(await self._records.compare(snapshot), chain_id, snapshot)
 
     async def verify_by(self, chain_id: Digest, key: str, applied: Applied) -> Verdict:
         """See `ports.Snapshotter.verify_by`."""
@@ -248,6 +249,8 @@ class StoredSnapshotter(SnapshotRows):
                 verdict = await self._threads.run(
                     f"snapshot {chain_id}", lambda check: compare(self._backend, *places, check)
                 )
+                if verdict.state == "sound" and self._backend.one_file:
+                    await self._records.write(snapshot)
                 return await self._still_of(verdict, chain_id, snapshot)
             finally:
                 await to_the_end(self._drop(key))

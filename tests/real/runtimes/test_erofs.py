@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from cri_imaged import mounting
-from cri_imaged.ports import IMAGE
 from tests.real.conftest import Scratch
 from tests.real.runtimes.conftest import Pushed
 from tests.real.runtimes.test_user_namespaces import HOST_ROOT, MAPPED, SCRIPT
@@ -34,8 +33,8 @@ def layers(node: Node) -> set[str]:
 
 def images(node: Node) -> dict[str, str]:
     """Digests of the layers' images, by number."""
-    found = node.daemon.root.glob(f"snapshots/erofs/*/{IMAGE}")
-    return {path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
+    found = [path for path in node.daemon.root.glob("snapshots/erofs/*") if path.is_file()]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
 
 
 def test_layers_are_mounted_while_containers_stand_on_them(node: Node, app: Pushed) -> None:

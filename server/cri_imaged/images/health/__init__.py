@@ -14,6 +14,8 @@ any more, so that the chainID is free for a new one. An image with either is not
 finds damage (online, offline, and a quick form every five minutes), `rebuild.py` unpacks again
 what has its blobs, a pull brings the rest. `discard_unpacked_layers` drops layers' blobs once
 their snapshots are durable; a listing of each tree, written before, is what `check` compares
-then. A corrupt database is set aside and images are salvaged from their blobs, by their IDs
-(`salvage.py`); the epoch is written last, so a database without one is salvaged again.
+then. Of a layer that is one file the digest is taken when it is durable: `check` needs no blob, and
+the quick form reads a file whose size or time is another. A corrupt database is set aside and
+images are salvaged from their blobs, by their IDs (`salvage.py`); the epoch is written last, so a
+database without one is salvaged again.
 """

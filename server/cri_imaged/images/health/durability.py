@@ -29,12 +29,14 @@ class Durability:
         *,
         wait: bool,
         discard: Callable[[], Awaitable[None]] | None,
+        record: Callable[[], Awaitable[None]],
     ) -> None:
         """With `wait` each pull waits for the disk (`image_pull_with_sync_fs`). `discard` is
-        called when all is durable."""
+        called when all is durable, `record` after that, for what no pull waits for."""
         self._database = database
         self._wait = wait
         self._discard = discard
+        self._record = record
         self._wanted = asyncio.Event()
         self._lock = asyncio.Lock()
         self._doubtful = Volatile()
@@ -55,8 +57,9 @@ class Durability:
             self._wanted.clear()
             try:
                 await self.sync()
+                await self._record()
             except Exception:  # whatever it is, later pulls are synced nevertheless
-                log.exception("could not sync; nothing is marked durable")
+                log.exception("could not sync, or not write down what is durable")
 
     async def sync(self) -> None:
         """Make durable what is there now.

@@ -254,6 +254,9 @@ class ProxySnapshotter(SnapshotRows):
         await self.remove(key)
         return await self.verify(chain_id)
 
+    async def write_digests(self) -> None:
+        """See `ports.Snapshotter.write_digests`. Its files are another program's."""
+
     async def write_listing(self, chain_id: Digest) -> None:
         """See `ports.Snapshotter.write_listing`. There is none: see `verify`."""
 
