@@ -82,6 +82,17 @@ def test_a_client_is_told_what_changed_and_what_takes_a_restart(daemon: Daemon) 
     assert f"{drop_in}: image.pinned: unknown key" in failed.stderr
 
 
+def test_a_key_that_cannot_be_read_changes_nothing(daemon: Daemon) -> None:
+    text = daemon.config.read_text()
+    policy = '[[image.verification.policy]]\nrequire = "signed"\nkeys = ["/none/team.pub"]\n'
+    pins = f'[image.pinned_images]\nmine = "{NAME}"\n'
+    daemon.config.write_text(text + pins + policy)
+    failed = daemon.cli("config", "reload", check=False)
+    assert "image.verification.policy: key /none/team.pub cannot be read" in failed.stderr
+    daemon.config.write_text(text + pins)
+    assert daemon.cli("config", "reload").stdout == "image.pinned_images: changed\n"
+
+
 def test_the_configuration_is_shown_with_its_origins(daemon: Daemon) -> None:
     with daemon.config.open("a") as file:
         file.write('[image.registry.configs."r.example".auth]\npassword = "hunter22"\n')

@@ -254,12 +254,13 @@ def _demands(options: VerificationOptions) -> Demands:
 
 def _applier(parts: UseCases, upkeep: Upkeep) -> Callable[[Config], Awaitable[None]]:
     async def apply(config: Config) -> None:
+        demands = _demands(config.image.verification)
+        await demands.check_keys()
         parts.client.configure(config.image.registry)  # what can fail comes first
         parts.names.aliases = config.image.registry.aliases
         parts.client.traffic.configure(caps(config.image.bandwidth))
         parts.base.pins.configure(config.image.pins)
         await upkeep.configure(config.image)
-        demands = _demands(config.image.verification)
         parts.demands.policy, parts.demands.programs = demands.policy, demands.programs
         parts.metrics.pulls.configure(config.metrics.registries)
         set_level(config.debug.level)

@@ -43,6 +43,8 @@ TAG_PAGE_BYTES = 1 * MIB
 """Of one answer that lists tags."""
 TAG_PAGES = 100
 """Answers that one list of tags may be spread over."""
+REFERRER_PAGES = 16
+"""Answers that one list of referrers may be spread over."""
 ACCOUNT_FAILURES = 10
 """Failed requests for one blob that the report on a pull tells of."""
 PULL_REPORTS = 1000

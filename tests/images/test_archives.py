@@ -184,6 +184,20 @@ async def test_names_are_the_archives_unless_one_is_given(bench: Bench, tmp_path
         await import_into(bench, tar_of(two), "registry.example/other:v1")
 
 
+async def test_an_image_of_two_tags_gets_both(bench: Bench, tmp_path: Path) -> None:
+    image = image_of(layer(1))
+    for tag in ("v1", "latest"):
+        write_layout(tmp_path / "layout", tag, image)
+    both = tar_of(files_below(tmp_path / "layout"))
+    digest = sha256(image.manifest)
+    await import_into(bench, both, "registry.example/app")
+    assert bench.shown() == {
+        "registry.example/app:v1",
+        "registry.example/app:latest",
+        f"registry.example/app@{digest}",
+    }
+
+
 async def test_an_index_gives_the_image_of_the_platform(bench: Bench, tmp_path: Path) -> None:
     ours, theirs = image_of(layer(1)), Image((layer(2),), architecture="s390x")
     files = layout(tmp_path / "layout", "registry.example/app:v1", theirs, ours)

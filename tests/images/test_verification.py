@@ -19,7 +19,7 @@ from cri_imaged.oci.reference import Reference
 from tests.images.gated import GatedRegistry
 from tests.images.workbench import REPOSITORY, Bench, image_of, layer, serve, serve_index
 from tests.support import images, signing
-from tests.support.registry import BLOB, MANIFEST, Image, status
+from tests.support.registry import BLOB, MANIFEST, REFERRERS, Fault, Image, status
 from tests.support.signing import Signer, signer
 
 
@@ -257,6 +257,43 @@ async def test_a_registry_that_knows_no_referrers_has_them_under_a_tag(
     entry = signing.refer(registry, REPOSITORY, digest, signing.bundle(digest, team))
     signing.tag_referrers(registry, REPOSITORY, digest, entry)
     registry.faults.append(status(code, where="referrers"))
+    async with guarded(tmp_path / "root", registry, policy("*", "signed", team)) as bench:
+        await bench.pull()
+
+
+async def test_a_signature_may_be_on_any_page_of_the_referrers(
+    tmp_path: Path, registry: GatedRegistry, team: Signer
+) -> None:
+    digest = put(registry).manifest.digest
+    report = signing.bundle(digest, team, "https://example/report")
+    entries = [
+        signing.refer(registry, REPOSITORY, digest, data)
+        for data in (report, signing.bundle(digest, team))
+    ]
+    signing.list_referrers(registry, REPOSITORY, digest, *entries)
+    registry.referrers_a_page = 1
+    async with guarded(tmp_path / "root", registry, policy("*", "signed", team)) as bench:
+        await bench.pull()
+        put(registry, "endless")
+        registry.faults.append(
+            Fault(
+                where=REFERRERS,
+                status=200,
+                headers={"Content-Type": images.INDEX, "Link": '<?from=0>; rel="next"'},
+                body=b'{"schemaVersion": 2, "manifests": []}',
+            )
+        )
+        assert "it has no signature" in await refused(bench, "endless")
+
+
+async def test_a_list_of_no_referrers_is_none(
+    tmp_path: Path, registry: GatedRegistry, team: Signer
+) -> None:
+    """Whoever lists none may not know of those that are under the tag, as a mirror may not."""
+    digest = put(registry).manifest.digest
+    entry = signing.refer(registry, REPOSITORY, digest, signing.bundle(digest, team))
+    signing.tag_referrers(registry, REPOSITORY, digest, entry)
+    registry.referrers = {}
     async with guarded(tmp_path / "root", registry, policy("*", "signed", team)) as bench:
         await bench.pull()
 

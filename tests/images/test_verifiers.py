@@ -70,6 +70,11 @@ async def test_a_program_is_told_of_the_image(folder: Path, tmp_path: Path) -> N
     }
 
 
+async def test_a_shell_reads_the_descriptor_as_a_line(folder: Path) -> None:
+    program(folder, "a", "set -e; read -r line; echo fine")
+    await ask(folder)
+
+
 async def test_all_have_to_accept(folder: Path) -> None:
     program(folder, "a", "echo fine")
     program(folder, "b", "echo it is too old; exit 3")

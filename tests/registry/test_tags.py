@@ -19,7 +19,8 @@ from cri_imaged.limits import TAG_PAGE_BYTES, TAG_PAGES, TAGS
 from cri_imaged.oci.reference import is_tag
 from cri_imaged.ports import Credentials
 from cri_imaged.registry.failures import HostFailure
-from cri_imaged.registry.tags import next_query, tags_of
+from cri_imaged.registry.paging import next_query
+from cri_imaged.registry.tags import tags_of
 from tests.registry.helpers import client, reference
 from tests.support.leaks import MARK
 from tests.support.registry import TAGS as LIST

@@ -37,7 +37,7 @@ class Provider:
         """Have it run `script` once it has read the question."""
         self.folder.mkdir(exist_ok=True)
         program = self.folder / self.name
-        start = f'#!/bin/sh\nread -r question || :\necho "$question" >>{self._log}\n'
+        start = f'#!/bin/sh\nread -r question || exit 9\necho "$question" >>{self._log}\n'
         program.write_text(f"{start}{script}\n")
         program.chmod(0o755)
 

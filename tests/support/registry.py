@@ -210,6 +210,7 @@ class FaultRegistry:
         self.referrers: dict[tuple[str, str], list[dict[str, object]]] | None = None
         """By repository and digest; None: it has no such endpoint."""
         self.tags_a_page = 1000
+        self.referrers_a_page = 1000
         self.port = 0
         self.active = 0
         """Requests being answered now."""
@@ -379,6 +380,8 @@ class FaultRegistry:
                 return record.response(self._tags(request, name))
             if not kind and request.path == f"{self._prefix}/v2/":
                 return record.response(web.json_response({}))
+            if kind == REFERRERS and self.referrers is not None:
+                return record.response(self._referrers(request, name, reference))
             content = self._content(kind, name, reference)
             if content is None:
                 return record.response(
@@ -425,11 +428,23 @@ class FaultRegistry:
             return self.manifests.get((name, reference))
         if kind == BLOB and reference in self.blobs:
             return "application/octet-stream", self.blobs[reference]
-        if kind == REFERRERS and self.referrers is not None:
-            entries = self.referrers.get((name, reference), [])
-            index = {"schemaVersion": 2, "mediaType": media_types.OCI_INDEX, "manifests": entries}
-            return media_types.OCI_INDEX, json.dumps(index).encode()
         return None
+
+    def _referrers(self, request: web.Request, name: str, subject: str) -> web.Response:
+        """A page of what refers to a manifest, with a link to the next."""
+        assert self.referrers is not None
+        entries = self.referrers.get((name, subject), [])
+        begin = int(request.query.get("from", 0))
+        end = begin + self.referrers_a_page
+        index = {
+            "schemaVersion": 2,
+            "mediaType": media_types.OCI_INDEX,
+            "manifests": entries[begin:end],
+        }
+        headers = {"Content-Type": media_types.OCI_INDEX}
+        if end < len(entries):
+            headers["Link"] = f'<{request.path}?from={end}>; rel="next"'
+        return web.Response(body=json.dumps(index).encode(), headers=headers)
 
     def _tags(self, request: web.Request, name: str) -> web.Response:
         """A page of the tags, in the order of their letters, with a link to the next."""

@@ -15,6 +15,7 @@ from cri_imaged.images.pull.warnings import warnings_of
 from cri_imaged.images.store import Image
 from cri_imaged.images.stores import Stores
 from cri_imaged.limits import Limits
+from cri_imaged.metadata import images
 from cri_imaged.oci.artifacts import read_image
 from cri_imaged.oci.documents import Config, Manifest, is_object
 from cri_imaged.shielding import to_the_end
@@ -52,6 +53,9 @@ class Inspector:
         """
         record, documents = image.record, self._stores.documents
         manifest = await stored_manifest(documents, record.manifest)
+        imported = await self._stores.database.read(
+            lambda db: images.is_imported(db, record.image_id, record.handler)
+        )
         async with self._turn, documents.opened_config(manifest.config.digest) as data:
             config, text = await to_the_end(
                 on_disk(lambda: _read(manifest, data, documents.limits))
@@ -59,7 +63,8 @@ class Inspector:
             snapshotter = self._stores.snapshotters.get(record.snapshotter)
             platform = self._handlers.of(record.handler).platform
             warnings = await warnings_of(config, platform, snapshotter, record.chain_id)
-            yield Details(text, warnings, labels_of(image), content_of(image, manifest, config))
+            content = content_of(image, manifest, config, imported=imported)
+            yield Details(text, warnings, labels_of(image), content)
 
 
 def _read(manifest: Manifest, data: bytes, limits: Limits) -> tuple[Config, str]:

@@ -31,15 +31,18 @@ def labels_of(image: Image) -> dict[str, str]:
     return {_MANAGED: "managed", **({_PINNED: "pinned"} if image.pinned else {})}
 
 
-def content_of(image: Image, manifest: Manifest, config: Config) -> Sequence[Content]:
+def content_of(
+    image: Image, manifest: Manifest, config: Config, *, imported: bool
+) -> Sequence[Content]:
     """What an image consists of, each blob once: what its names mean, manifest, config, layers.
 
     Every blob came from each repository that the image is named after, or that repository's
-    registry confirmed that it has it. A layer's label is its diffID; an artifact's has none.
+    registry confirmed that it has it; unless it was `imported`: an archive says nothing of what a
+    registry has. A layer's label is its diffID; an artifact's has none.
     """
     references = [Reference.parse(name) for name in image.repo_digests]
     repositories: dict[str, set[str]] = defaultdict(set)
-    for reference in references:
+    for reference in () if imported else references:
         repositories[reference.registry].add(reference.repository)
     sources = {_SOURCE + host: ",".join(sorted(names)) for host, names in repositories.items()}
     listed = (*manifest.layers, *manifest.blobs)

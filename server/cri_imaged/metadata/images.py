@@ -89,6 +89,14 @@ def imported(db: sqlite3.Connection, handler: str, target: Digest, manifest: Dig
     )
 
 
+def is_imported(db: sqlite3.Connection, image_id: Digest, handler: str) -> bool:
+    """Whether an image is here from archives alone."""
+    row = db.execute(
+        "SELECT MIN(imported) FROM images WHERE image_id = ? AND handler = ?", (image_id, handler)
+    ).fetchone()
+    return bool(row[0])
+
+
 def add_name(db: sqlite3.Connection, name: str, handler: str, target: Digest, new: str) -> bool:
     """Have `new` mean the image that `name` means; False where that is none, or is not of this
     `target`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Hashable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import BinaryIO, Protocol
@@ -145,13 +145,13 @@ class Fetcher(Protocol):
         """
         ...
 
-    async def referrers(self, subject: Digest) -> BinaryIO | None:
-        """An index of the manifests that refer to `subject`, as a host lists them; None where none
-        does. Nobody vouches for it.
+    def referrers(self, subject: Digest) -> AsyncGenerator[BinaryIO, None]:
+        """Indexes of the manifests that refer to `subject`, as a host lists them, page by page and
+        each to be closed; none where no host lists any. Nobody vouches for them.
 
         Raises:
             RegistryError: no host may tell us, or can be reached.
-            LimitExceededError: it is larger than `Limits.manifest_bytes`.
+            LimitExceededError: one is larger than `Limits.manifest_bytes`, or they are too many.
         """
         ...
 

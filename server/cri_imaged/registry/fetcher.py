@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import BinaryIO
 
@@ -53,11 +53,11 @@ class RegistryFetcher:
                     return True
         return False
 
-    async def referrers(self, subject: Digest) -> BinaryIO | None:
+    def referrers(self, subject: Digest) -> AsyncGenerator[BinaryIO, None]:
         """See `ports.Fetcher.referrers`."""
-        return await Referrers(
+        return Referrers(
             self._session, self._access, self._hosts, subject, self._document_limit
-        ).listed()
+        ).pages()
 
     async def size(self, digest: Digest) -> int:
         """See `ports.Fetcher.size`."""

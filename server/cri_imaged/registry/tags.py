@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import msgspec
-from yarl import URL
 
 from cri_imaged import spool
 from cri_imaged.disk import on_disk
@@ -17,6 +15,7 @@ from cri_imaged.oci.reference import is_tag
 from cri_imaged.registry.auth.access import Access
 from cri_imaged.registry.failures import HostFailure, Kind
 from cri_imaged.registry.hosts.host import Host
+from cri_imaged.registry.paging import next_query
 from cri_imaged.registry.session import Session
 from cri_imaged.registry.tries import Tries
 from cri_imaged.shielding import to_the_end
@@ -27,7 +26,6 @@ _COPIES = 8
 """Of a list that are held at once, at most, while it is read."""
 _TAG_BYTES = 64
 """Of one tag's object, besides its text."""
-_NEXT = re.compile(r'<([^<>]*)>\s*;\s*rel="?next"?', re.ASCII)
 
 
 class _Page(msgspec.Struct):
@@ -119,15 +117,3 @@ def tags_of(document: bytes) -> list[str]:
     if not all(map(is_tag, tags)):
         raise HostFailure(Kind.CORRUPT, "lists what is no tag")
     return tags
-
-
-def next_query(link: str) -> str:
-    """The query of the URL that a `Link` header (RFC 8288) calls the next; none where there is none
-    (pure). Only the query counts: the page is asked of the same host."""
-    found = _NEXT.search(link)
-    if found is None:
-        return ""
-    try:
-        return URL(found[1], encoded=True).raw_query_string
-    except ValueError:
-        return ""

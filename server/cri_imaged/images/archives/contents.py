@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
@@ -69,8 +69,8 @@ class Packed:
     target: Descriptor
     names: tuple[str, ...]
     """Whole references."""
-    tag: str
-    """A tag that it has without a repository; empty where it has none."""
+    tags: tuple[str, ...]
+    """Tags that it has without a repository."""
     has_digest: bool
     """Whether the archive has its manifest, and not only what one is made of."""
 
@@ -98,10 +98,15 @@ def images_of_layout(data: bytes, limits: Limits) -> list[Packed]:
         tag = short if _TAG.fullmatch(short) else ""
         name = whole or ("" if tag else short)
         target = Descriptor(said.media_type, said.digest, said.size)
-        before = found.get(said.digest)
-        names = dict.fromkeys((*(before.names if before else ()), *([name] if name else ())))
-        found[said.digest] = Packed(target, tuple(names), tag, has_digest=True)
+        before = found.get(said.digest) or Packed(target, (), (), has_digest=True)
+        found[said.digest] = replace(
+            before, names=_with(before.names, name), tags=_with(before.tags, tag)
+        )
     return list(found.values())
+
+
+def _with(before: tuple[str, ...], more: str) -> tuple[str, ...]:
+    return before if not more or more in before else (*before, more)
 
 
 class Saved(msgspec.Struct, rename="pascal"):
@@ -160,7 +165,8 @@ def _descriptor(file: File, media_type: str) -> Mapping[str, object]:
 
 
 def references(packed: list[Packed], wanted: str) -> list[tuple[Packed, tuple[Reference, ...]]]:
-    """The names that each image gets: `wanted`, where that is given, else the archive's.
+    """The names that each image gets: `wanted`, where that is given, else the archive's. Without a
+    tag `wanted` takes those that images have without a repository.
 
     Raises:
         InvalidRequestError: `wanted` cannot name all of them, or a name is malformed.
@@ -169,12 +175,15 @@ def references(packed: list[Packed], wanted: str) -> list[tuple[Packed, tuple[Re
         return [(each, tuple(Reference.parse(name) for name in each.names)) for each in packed]
     base = Reference.parse(wanted)
     bare = base.tag is None and base.digest is None
-    if len(packed) > 1 and not (
-        bare and len({each.tag for each in packed if each.tag}) == len(packed)
-    ):
+    tags = [tag for each in packed for tag in each.tags]
+    apart = all(each.tags for each in packed) and len(set(tags)) == len(tags)
+    if len(packed) > 1 and not (bare and apart):
         raise InvalidRequestError(
             f"the archive holds {len(packed)} images, which cannot all be {wanted!r}: "
             "leave the name away"
         )
-    tagged = [f"{base.name}:{each.tag}" if bare and each.tag else wanted for each in packed]
-    return [(each, (Reference.parse(name),)) for each, name in zip(packed, tagged, strict=True)]
+
+    def called(each: Packed) -> tuple[Reference, ...]:
+        return tuple(replace(base, tag=tag) for tag in each.tags) if bare and each.tags else (base,)
+
+    return [(each, called(each)) for each in packed]

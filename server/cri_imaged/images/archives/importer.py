@@ -161,7 +161,7 @@ class Importer:
             archive.files[f"{digest}"] = File(digest, len(manifest), b"")
             target = Descriptor(media_types.DOCKER_MANIFEST, digest, len(manifest))
             names = (*(found[digest].names if digest in found else ()), *(saved.repo_tags or ()))
-            found[digest] = Packed(target, names, "", has_digest=False)
+            found[digest] = Packed(target, names, (), has_digest=False)
         return list(found.values())
 
     async def _import(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import BinaryIO
 
@@ -31,9 +31,10 @@ class ArchiveFetcher:
         """Never: no archive has schema 1 manifests. Raises `CorruptContentError`."""
         raise CorruptContentError(f"archive: it does not say the size of blob {digest}")
 
-    async def referrers(self, subject: Digest) -> BinaryIO | None:
+    async def referrers(self, subject: Digest) -> AsyncGenerator[BinaryIO, None]:
         """None: nothing in an archive is looked for but what its images are made of."""
-        return None
+        return
+        yield  # the form of a generator
 
     def account(self, digest: Digest) -> Account:
         """An empty one."""

@@ -18,7 +18,7 @@ async def ended_by_silence(
 ) -> AsyncIterator[None]:
     """End what is done in the context once `activity` shows nothing new for `seconds` while
     requests wait for someone; None: never. Any byte of any request counts, and a time without
-    requests begins the count anew. It is looked at every 10 s, or half of `seconds`.
+    requests begins the count anew. It is looked at every 10 s, or each half of less `seconds`.
 
     Raises:
         RegistryError: it was ended.
@@ -31,8 +31,9 @@ async def ended_by_silence(
 
     async def watch() -> None:
         received, since, before = 0, loop.time(), False
+        look = _LOOK_SECONDS if seconds >= _LOOK_SECONDS else seconds / 2
         while True:
-            await asyncio.sleep(min(_LOOK_SECONDS, seconds / 2))
+            await asyncio.sleep(look)
             hosts = activity.hosts
             if not hosts or not before or activity.received > received:
                 received, since = activity.received, loop.time()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from typing import BinaryIO, Generic, NamedTuple, TypeVar
@@ -104,12 +105,17 @@ class Attached(Generic[T]):
                 self._is_unfit(error)
 
     async def _bundled(self) -> AsyncIterator[T]:
-        for bundle in await self._referrers() or ():
-            try:
-                for layer in await self._layers(bundle.content):
-                    yield await self._checked(layer.content, partial(bundled, image=self._image))
-            except (CorruptContentError, LimitExceededError) as error:
-                self._is_unfit(error)
+        check, seen = partial(bundled, image=self._image), 0
+        async with aclosing(self._referrers()) as bundles:
+            async for bundle in bundles:
+                seen += 1
+                if seen > self._limits.signatures:
+                    return
+                try:
+                    for layer in await self._layers(bundle.content):
+                        yield await self._checked(layer.content, check)
+                except (CorruptContentError, LimitExceededError) as error:
+                    self._is_unfit(error)
 
     def _is_unfit(self, error: Exception) -> None:
         self.unfit.append(str(error))
@@ -145,16 +151,19 @@ class Attached(Generic[T]):
         document = await self._read(bundle)
         return await self._parsed(document, bundle.media_type, first) or []
 
-    async def _referrers(self) -> list[_Listed] | None:
-        """As the registry lists them, or under the tag that stands for such a list."""
-        listed = await self._candidate.fetcher.referrers(self._image)
-        found = None
-        if listed is not None:
-            found = await self._parsed(listed, media_types.OCI_INDEX, self._bundles)
-        if found is None:
+    async def _referrers(self) -> AsyncGenerator[_Listed, None]:
+        """Bundles, as the registry lists them, or under the tag that stands for such a list."""
+        is_listed = False
+        async with aclosing(self._candidate.fetcher.referrers(self._image)) as pages:
+            async for page in pages:
+                found = await self._parsed(page, media_types.OCI_INDEX, self._bundles)
+                is_listed |= found is not None
+                for each in found or ():
+                    yield each
+        if not is_listed:
             tag = f"{self._image.algorithm}-{self._image.hex[:_FALLBACK_CHARACTERS]}"
-            found = await self._tagged(tag, self._bundles)
-        return found
+            for each in await self._tagged(tag, self._bundles) or ():
+                yield each
 
     async def _tagged(
         self, tag: str, keep: Callable[[Index | Manifest], list[_Listed] | None]

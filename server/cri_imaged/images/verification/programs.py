@@ -79,7 +79,7 @@ class Programs:
         try:
             ran = await children.ask(
                 [str(program), *arguments],
-                msgspec.json.encode(document),
+                msgspec.json.encode(document) + b"\n",  # as containerd ends it: shells read lines
                 seconds=self.seconds,
                 kept=VERIFIER_OUTPUT_BYTES,
             )

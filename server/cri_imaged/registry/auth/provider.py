@@ -134,7 +134,7 @@ class CredentialProvider:
         try:
             ran = await children.ask(
                 [str(self._program), *(self._provider.args or ())],
-                msgspec.json.encode(question),
+                msgspec.json.encode(question) + b"\n",  # as the kubelet ends it
                 seconds=_SECONDS,
                 kept=_ANSWER_BYTES,
                 environ=self._environ(),
