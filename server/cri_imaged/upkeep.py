@@ -33,16 +33,17 @@ class Upkeep:
         runtimes: Mapping[str, Runtime],
     ) -> None:
         database, preload = base.stores.database, options.preload
+        self._handlers = tuple(dict.fromkeys(("", *preload.runtime_handlers)))
         self._folder = preload.directory and PreloadFolder(
             preload.directory,
             importer,
-            puller.handlers.of(""),
+            [puller.handlers.of(name) for name in self._handlers],
             database,
             base.publisher,
             base.pins,
             pinned=preload.pinned,
         )
-        self._prefetcher = Prefetcher(puller, base.store, _list(preload))
+        self._prefetcher = Prefetcher(puller, base.store, self._list(preload))
         metrics = base.metrics.upkeep
         self.images = ImageCollector(
             database, base.store, remover, runtimes, _rules(options), metrics.removed
@@ -73,11 +74,15 @@ class Upkeep:
 
     async def configure(self, options: ImageOptions) -> None:
         """Take over what may change."""
-        self._prefetcher.configure(_list(options.preload))
+        self._prefetcher.configure(self._list(options.preload))
         self.images.rules = _rules(options)
         if self._folder:
             self._folder.pinned = options.preload.pinned
             await self._folder.show_pins()
+
+    def _list(self, options: PreloadOptions) -> PrefetchList:
+        images = tuple(dict.fromkeys(map(str, options.images)))
+        return PrefetchList(images, tuple(options.refresh), options.jitter, self._handlers)
 
     def work(self) -> list[Coroutine[None, None, None]]:
         """The background tasks."""
@@ -97,11 +102,6 @@ class Upkeep:
 def caps(options: BandwidthOptions) -> Caps:
     """How many bytes a second may come from registries."""
     return Caps(lambda: options.at(int(second_of_day() // 60)), options.registries)
-
-
-def _list(options: PreloadOptions) -> PrefetchList:
-    images = tuple(dict.fromkeys(map(str, options.images)))
-    return PrefetchList(images, tuple(options.refresh), options.jitter)
 
 
 def _rules(options: ImageOptions) -> Rules:

@@ -191,6 +191,10 @@ WRONG = {
     "image.gc.max_age": ('[image.gc]\nmax_age = "5m"', "below 10m"),
     "image.preload.directory": ('[image.preload]\ndirectory = "x"', "not absolute"),
     "image.preload.images[0]": ('[image.preload]\nimages = ["UPPER"]', "lower case"),
+    "image.preload.runtime_handlers": (
+        '[image.preload]\nruntime_handlers = ["kata"]',
+        "'kata' has no table [image.runtime_platforms.NAME]",
+    ),
     "image.preload.refresh[0]": ('[image.preload]\nrefresh = ["25:00"]', "malformed"),
     "image.limits.layers": ("[image.limits]\nlayers = -1", "out of range"),
     "image.limits.retry_seconds": ("[image.limits]\nretry_seconds = nan", "out of range"),

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from cri_imaged.config.options import ImageOptions
+from cri_imaged.config.options import ImageOptions, RuntimePlatform
 from cri_imaged.config.upkeep import PreloadOptions
 from cri_imaged.config.values import Directory, Duration, ImageName
 from cri_imaged.errors import CorruptContentError, InUseError
@@ -54,14 +54,16 @@ def folder(tmp_path: Path) -> Path:
 
 
 def upkeep(bench: Bench, **preload: object) -> Upkeep:
-    options = ImageOptions(preload=PreloadOptions(jitter=Duration(0.0), **preload))  # type: ignore[arg-type]
+    wanted = PreloadOptions(jitter=Duration(0.0), **preload)  # type: ignore[arg-type]
+    platforms = {name: RuntimePlatform() for name in wanted.runtime_handlers}
+    options = ImageOptions(preload=wanted, runtime_platforms=platforms)
     parts = bench.parts
     return Upkeep(options, parts.base, parts.puller, parts.importer, parts.remover, {})
 
 
-async def loaded(bench: Bench, folder: Path) -> PreloadFolder:
+async def loaded(bench: Bench, folder: Path, **preload: object) -> PreloadFolder:
     """A folder that was looked at twice: what is in it has been whole for as long."""
-    kept = upkeep(bench, directory=Directory(folder))._folder
+    kept = upkeep(bench, directory=Directory(folder), **preload)._folder
     assert isinstance(kept, PreloadFolder)
     await kept.load()
     await kept.look()
@@ -141,9 +143,29 @@ async def test_what_was_damaged_is_taken_from_its_archive_and_what_was_removed_i
     await base.publisher.refresh(image.id, "")
     await bench.parts.remover.remove("r.example/b:1")
     assert bench.shown() == set()
+    assert states(kept.shown)["b.tar"] is State.REMOVED
+    assert [each.images for each in kept.shown] == [(), ()]
     await kept.look()
     assert {name for name in bench.shown() if "@" not in name} == {"r.example/a:1"}
     assert (await bench.tree("r.example/a:1"))["d/1"]
+
+
+async def test_archives_are_brought_in_for_each_runtime_handler_that_is_named(
+    tmp_path: Path, folder: Path, registry: FaultRegistry
+) -> None:
+    (folder / "a.tar").write_bytes(archive(tmp_path, "r.example/a:1"))
+    kata = {"kata": RuntimePlatform()}
+    async with Bench.open(tmp_path / "root", registry, runtime_platforms=kata) as bench:
+        await loaded(bench, folder)
+        assert not bench.parts.store.has("r.example/a:1", "kata")
+    async with Bench.open(tmp_path / "root", registry, runtime_platforms=kata) as bench:
+        kept = await loaded(bench, folder, runtime_handlers=["kata"])
+        assert states(kept.shown) == {"a.tar": State.READY}
+        for handler in ("", "kata"):
+            assert bench.parts.store.has("r.example/a:1", handler)
+        assert all(image.pinned for image in bench.parts.store.all())
+        await bench.parts.remover.remove("r.example/a:1", "kata")
+        assert states(kept.shown) == {"a.tar": State.REMOVED}
 
 
 async def test_what_cannot_be_imported_is_told_and_stops_nothing_else(
@@ -305,16 +327,37 @@ async def test_what_is_missing_is_tried_again_and_what_is_new_is_pulled(
         assert list(states(kept.prefetched)) == [bench.name("new")]
 
 
+async def test_images_are_pulled_for_each_runtime_handler_that_is_named(
+    tmp_path: Path, registry: FaultRegistry
+) -> None:
+    serve(registry, image_of(layer(1)))
+    kata = {"kata": RuntimePlatform()}
+    async with Bench.open(tmp_path / "root", registry, runtime_platforms=kata) as bench:
+        await bench.pull()
+        kept = upkeep(bench, runtime_handlers=["kata"])._prefetcher
+        wanted = PrefetchList((bench.name(),), handlers=("", "kata"))
+        kept.configure(wanted)
+        kept._changed.clear()
+        assert await kept._round(wanted, everything=False) == 0
+        assert {(each.handler, each.state) for each in kept.shown} == {
+            ("", State.READY),
+            ("kata", State.READY),
+        }
+        assert bench.parts.store.has(bench.name(), "kata")
+        await bench.parts.remover.remove(bench.name(), "kata")
+        assert [each.state for each in kept.shown] == [State.READY, State.REMOVED]
+
+
 async def test_a_defect_that_one_image_meets_stops_no_other(
     bench: Bench, registry: GatedRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     serve(registry, image_of(layer(1)), "well")
     pull = bench.parts.puller.pull
 
-    async def broken(name: str, cause: Cause) -> Pulled:
+    async def broken(name: str, handler: str, cause: Cause) -> Pulled:
         if name.endswith(":odd"):
             raise RuntimeError("a defect")
-        return await pull(name, cause=cause)
+        return await pull(name, handler, cause=cause)
 
     monkeypatch.setattr(bench.parts.puller, "pull", broken)
     async with prefetching(bench, "odd", "well") as kept:

@@ -76,13 +76,15 @@ async def test_a_public_image_is_pulled_though_it_fails(tmp_path: Path, plugin: 
 async def test_one_that_fails_is_asked_once_for_a_pull_and_again_for_the_next(
     tmp_path: Path, plugin: Plugin
 ) -> None:
+    """A registry that denies what it has wants a login for each request, as far as can be seen."""
     plugin.answers("exit 3")
-    async with FaultRegistry(auth=BasicAuth(USERS)) as registry:
+    async with FaultRegistry() as registry:
+        known = registry.add_image("elsewhere", "latest").manifest
         config = write_config(tmp_path / "c.yaml", entry("plugin", [registry.authority]))
         async with client(**options(config, plugin)) as opened:
             for pulls in (1, 2):
                 with pytest.raises(RegistryError, match="plugin: failed with status 3"):
-                    await resolve(opened, registry)
+                    await resolve(opened, registry, known=known)  # by HEAD, then by GET
                 assert len(plugin.asked) == pulls
 
 

@@ -202,6 +202,14 @@ class ImageOptions(msgspec.Struct, frozen=True, kw_only=True):
     runtime_platforms: dict[str, RuntimePlatform] = {}
     limits: Limits = Limits()
 
+    def __post_init__(self) -> None:
+        for name in self.preload.runtime_handlers:
+            if name and name not in self.runtime_platforms:
+                raise ValueError(
+                    f"preload.runtime_handlers: {name!r} has no table "
+                    "[image.runtime_platforms.NAME], which may be empty"
+                )
+
     @property
     def pins(self) -> list[Reference | NamePattern]:
         """What is pinned."""

@@ -75,6 +75,9 @@ class PreloadOptions(msgspec.Struct, frozen=True, kw_only=True):
     pinned: bool = True
     """Whether the kubelet's garbage collection leaves alone what is preloaded: `images`, and what
     archives brought that are in the folder still."""
+    runtime_handlers: list[str] = []
+    """Runtime handlers, by their names in [image.runtime_platforms], that all of it is brought in
+    for besides the default one."""
     ready: bool = False
     """Whether /readyz waits until each archive and image has been brought in, or has failed once.
     The daemon serves meanwhile."""

@@ -15,6 +15,7 @@ _STATES = {
     State.WORKING: api.PRELOAD_STATE_WORKING,
     State.READY: api.PRELOAD_STATE_READY,
     State.FAILED: api.PRELOAD_STATE_FAILED,
+    State.REMOVED: api.PRELOAD_STATE_REMOVED,
 }
 
 
@@ -52,6 +53,7 @@ def _preload(preload: Preload, kind: api.PreloadKind.ValueType) -> api.Preload:
     return api.Preload(
         kind=kind,
         name=preload.name,
+        runtime_handler=preload.handler,
         state=_STATES[preload.state],
         images=preload.images,
         problem=preload.problem,

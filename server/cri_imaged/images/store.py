@@ -157,6 +157,10 @@ class ImageStore:
                 return reference
         return image.id
 
+    def has(self, name: str, handler: str) -> bool:
+        """Whether `name` means an image of exactly this handler."""
+        return (self.resolve(name, handler), handler) in self._images
+
     def find(self, image_id: Digest, handler: str) -> Image | None:
         """The image of exactly this ID and handler."""
         return self._images.get((image_id, handler))

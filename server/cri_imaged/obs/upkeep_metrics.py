@@ -60,7 +60,7 @@ class UpkeepMetrics:
 
     def preloads(self, count: Callable[[str], int]) -> None:
         """Ask `count` at each scrape how many preloads are in a state."""
-        for state in ("waiting", "working", "ready", "failed"):
+        for state in ("waiting", "working", "ready", "failed", "removed"):
             self._preloads.labels(state).set_function(partial(count, state))
 
     def removed(self, reason: str) -> None:

@@ -79,7 +79,7 @@ def _show_preloads(found: upkeep_pb2.ListPreloadsResponse) -> None:
             ("PRELOAD", "STATE", "SINCE", "IMAGES"),
             [
                 (
-                    each.name,
+                    f"{each.name} ({each.runtime_handler})" if each.runtime_handler else each.name,
                     enum_name(upkeep_pb2.PreloadState.DESCRIPTOR, each.state),
                     time(each.since),
                     " ".join(each.images) or "-",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -64,19 +64,20 @@ class PreloadFolder:
         self,
         directory: Path,
         importer: Importer,
-        handler: Handler,
+        handlers: Sequence[Handler],
         database: Database,
         publisher: Publisher,
         pins: Pins,
         *,
         pinned: bool,
     ) -> None:
-        """`pinned`: whether what the archives bring that are there is pinned."""
-        self.shown = Shown()
+        """`handlers`: those that all of it is brought in for; `pinned`: whether what the archives
+        bring that are there is pinned."""
+        self.shown = Shown(lambda name, _: self._is_here(name))
         self.pinned = pinned
         self._directory = directory
         self._importer = importer
-        self._handler = handler
+        self._handlers = handlers
         self._database = database
         self._publisher = publisher
         self._pins = pins
@@ -152,9 +153,11 @@ class PreloadFolder:
         self._missing = missing
 
     def _not_here(self) -> frozenset[str]:
-        store = self._publisher.store
         names = {name for each in self._imported.values() for name in each.names}
-        return frozenset(name for name in names if store.get(name) is None)
+        return frozenset(name for name in names if not self._is_here(name))
+
+    def _is_here(self, name: str) -> bool:
+        return all(self._publisher.store.has(name, each.name) for each in self._handlers)
 
     def _bring_again(self, images: Collection[str]) -> None:
         for file, imported in self._imported.items():
@@ -203,14 +206,25 @@ class PreloadFolder:
             log.error("an archive to preload met a defect", file=file, exc_info=error)
 
     async def _import(self, path: Path) -> tuple[str, ...]:
+        names: list[str] = []
+        for handler in self._handlers:
+            try:
+                names += await self._import_for(path, handler)
+            except ImagedError as error:
+                if handler.name:
+                    raise error.within(f"runtime handler {handler.name}") from error
+                raise
+        return tuple(dict.fromkeys(names))
+
+    async def _import_for(self, path: Path, handler: Handler) -> list[str]:
         activity = Activity(priority=Priority.PREFETCH)
         names: list[str] = []
         async with aclosing(
-            self._importer.run(_pieces(path), self._handler, activity=activity)
+            self._importer.run(_pieces(path), handler, activity=activity)
         ) as imported:
             async for image in imported:
                 names += image.names or (image.image_id,)
-        return tuple(dict.fromkeys(names))
+        return names
 
     async def _forget(self, file: str) -> None:
         del self._imported[file]

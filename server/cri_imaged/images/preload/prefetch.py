@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import structlog
@@ -33,6 +34,12 @@ class PrefetchList:
     """Minutes of the day at which all of them are pulled again."""
     jitter: float = 0.0
     """Seconds that a round is put off at the most, by chance."""
+    handlers: tuple[str, ...] = ("",)
+    """Runtime handlers that each of them is wanted for; empty: the default one."""
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        """Each image for each handler."""
+        return ((name, handler) for name in self.images for handler in self.handlers)
 
 
 def pause(
@@ -52,7 +59,7 @@ class Prefetcher:
     pull."""
 
     def __init__(self, puller: Puller, store: ImageStore, wanted: PrefetchList) -> None:
-        self.shown = Shown()
+        self.shown = Shown(store.has)
         self._puller = puller
         self._store = store
         self._changed = asyncio.Event()
@@ -61,12 +68,13 @@ class Prefetcher:
     def configure(self, wanted: PrefetchList) -> None:
         """Have these from now on."""
         self._wanted = wanted
+        every = set(wanted)
         for each in list(self.shown):
-            if each.name not in wanted.images:
-                self.shown.drop(each.name)
-        for name in wanted.images:
-            if self.shown.state(name) is None:
-                self.shown.show(name, State.WAITING)
+            if (each.name, each.handler) not in every:
+                self.shown.drop(each.name, each.handler)
+        for name, handler in wanted:
+            if self.shown.state(name, handler) is None:
+                self.shown.show(name, State.WAITING, handler=handler)
         self.shown.begun = True
         self._changed.set()
 
@@ -85,34 +93,34 @@ class Prefetcher:
 
     async def _round(self, wanted: PrefetchList, *, everything: bool) -> int:
         """Pull what is missing, or all; returns how many are missing after it."""
-        due = [name for name in wanted.images if everything or not self._have(name)]
+        due = [each for each in wanted if everything or not self._store.has(*each)]
         if due and await self._wait(random.uniform(0, wanted.jitter)):  # noqa: S311  # no secret
             return 0
-        for name in wanted.images:
-            if name in due and name in self._wanted.images:
-                await self._pull(name)
-            elif self._have(name) and self.shown.state(name) not in (None, State.READY):
-                self.shown.show(name, State.READY, (name,))
-        return sum(not self._have(name) for name in wanted.images)
+        for name, handler in wanted:
+            if (name, handler) in due and (name, handler) in set(self._wanted):
+                await self._pull(name, handler)
+            elif self._store.has(name, handler) and self.shown.state(name, handler) not in (
+                None,
+                State.READY,
+            ):
+                self.shown.show(name, State.READY, (name,), handler=handler)
+        return sum(not self._store.has(*each) for each in wanted)
 
-    async def _pull(self, name: str) -> None:
-        self.shown.show(name, State.WORKING)
+    async def _pull(self, name: str, handler: str) -> None:
+        self.shown.show(name, State.WORKING, handler=handler)
         problem = ""
         try:
-            await self._puller.pull(name, cause=Cause(priority=Priority.PREFETCH))
+            await self._puller.pull(name, handler, cause=Cause(priority=Priority.PREFETCH))
         except ImagedError as error:
             problem = str(error)
             log.warning("an image was not prefetched; it is tried again", image=name, error=problem)
         except Exception:
             problem = DEFECT
             log.exception("an image to prefetch met a defect; it is tried again", image=name)
-        if self._have(name):
-            self.shown.show(name, State.READY, (name,), problem)
+        if self._store.has(name, handler):
+            self.shown.show(name, State.READY, (name,), problem, handler=handler)
         else:
-            self.shown.show(name, State.FAILED, problem=problem)
-
-    def _have(self, name: str) -> bool:
-        return self._store.get(name) is not None
+            self.shown.show(name, State.FAILED, problem=problem, handler=handler)
 
     async def _wait(self, seconds: float) -> bool:
         """Wait so long, or until the list has changed: whether it has."""

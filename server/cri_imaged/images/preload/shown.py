@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import enum
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 
 DEFECT = "a defect of cri-imaged, which is in the daemon's log"
 """The problem where something went wrong that never should."""
@@ -19,6 +19,8 @@ class State(enum.Enum):
     WORKING = "working"
     READY = "ready"
     FAILED = "failed"
+    REMOVED = "removed"
+    """Somebody has removed what was brought in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,9 @@ class Preload:
 
     name: str
     """The file's, within its folder; or the reference."""
+    handler: str
+    """The runtime handler that an image of the list is for; empty for the default one, and for
+    archives, which are brought in for all."""
     state: State
     images: tuple[str, ...] = ()
     """What is here of it, by name; by ID where an image has none."""
@@ -39,30 +44,44 @@ class Preload:
 class Shown:
     """All of one kind, by name."""
 
-    def __init__(self) -> None:
-        self._preloads: dict[str, Preload] = {}
+    def __init__(self, is_here: Callable[[str, str], bool] = lambda image, handler: True) -> None:
+        """`is_here` tells whether what was brought in of an image for a handler is there still."""
+        self._is_here = is_here
+        self._preloads: dict[tuple[str, str], Preload] = {}
         self.problem = ""
         """Why nothing of it can be brought in; empty where that is not so."""
         self.begun = False
         """Whether it is known what there is."""
 
     def __iter__(self) -> Iterator[Preload]:
-        return iter(sorted(self._preloads.values(), key=lambda each: each.name))
+        return iter(self._now(each) for _, each in sorted(self._preloads.items()))
 
     def show(
-        self, name: str, state: State, images: tuple[str, ...] = (), problem: str = ""
+        self,
+        name: str,
+        state: State,
+        images: tuple[str, ...] = (),
+        problem: str = "",
+        *,
+        handler: str = "",
     ) -> None:
         """How it stands with one now."""
-        self._preloads[name] = Preload(name, state, images, problem)
+        self._preloads[name, handler] = Preload(name, handler, state, images, problem)
 
-    def drop(self, name: str) -> None:
+    def drop(self, name: str, handler: str = "") -> None:
         """It is none of ours any more."""
-        self._preloads.pop(name, None)
+        self._preloads.pop((name, handler), None)
 
-    def state(self, name: str) -> State | None:
-        """Of one; None where it is not known."""
-        found = self._preloads.get(name)
+    def state(self, name: str, handler: str = "") -> State | None:
+        """As one was shown last; None where it is not known."""
+        found = self._preloads.get((name, handler))
         return found.state if found else None
+
+    def _now(self, preload: Preload) -> Preload:
+        here = tuple(each for each in preload.images if self._is_here(each, preload.handler))
+        if here == preload.images:
+            return preload
+        return replace(preload, state=State.REMOVED, images=here)
 
     @property
     def unsettled(self) -> int:

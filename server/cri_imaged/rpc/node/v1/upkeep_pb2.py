@@ -24,29 +24,29 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x63ri_imaged/node/v1/upkeep.proto\x12\x12\x63ri_imaged.node.v1\"\x15\n\x13ListPreloadsRequest\"]\n\x14ListPreloadsResponse\x12-\n\x08preloads\x18\x01 \x03(\x0b\x32\x1b.cri_imaged.node.v1.Preload\x12\x16\n\x0e\x66older_problem\x18\x02 \x01(\t\"\xa7\x01\n\x07Preload\x12-\n\x04kind\x18\x01 \x01(\x0e\x32\x1f.cri_imaged.node.v1.PreloadKind\x12\x0c\n\x04name\x18\x02 \x01(\t\x12/\n\x05state\x18\x03 \x01(\x0e\x32 .cri_imaged.node.v1.PreloadState\x12\x0e\n\x06images\x18\x04 \x03(\t\x12\x0f\n\x07problem\x18\x05 \x01(\t\x12\r\n\x05since\x18\x06 \x01(\x03\"\'\n\x14\x43ollectImagesRequest\x12\x0f\n\x07\x64ry_run\x18\x01 \x01(\x08\"\\\n\x15\x43ollectImagesResponse\x12\x32\n\x08removals\x18\x01 \x03(\x0b\x32 .cri_imaged.node.v1.ImageRemoval\x12\x0f\n\x07\x65nabled\x18\x02 \x01(\x08\"z\n\x0cImageRemoval\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12\x17\n\x0fruntime_handler\x18\x02 \x01(\t\x12\r\n\x05names\x18\x03 \x03(\t\x12\x11\n\tlast_used\x18\x04 \x01(\x03\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\r\n\x05\x62ytes\x18\x06 \x01(\x04*]\n\x0bPreloadKind\x12\x1c\n\x18PRELOAD_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14PRELOAD_KIND_ARCHIVE\x10\x01\x12\x16\n\x12PRELOAD_KIND_IMAGE\x10\x02*\x96\x01\n\x0cPreloadState\x12\x1d\n\x19PRELOAD_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15PRELOAD_STATE_WAITING\x10\x01\x12\x19\n\x15PRELOAD_STATE_WORKING\x10\x02\x12\x17\n\x13PRELOAD_STATE_READY\x10\x03\x12\x18\n\x14PRELOAD_STATE_FAILED\x10\x04\x32\xd5\x01\n\x06Upkeep\x12\x63\n\x0cListPreloads\x12\'.cri_imaged.node.v1.ListPreloadsRequest\x1a(.cri_imaged.node.v1.ListPreloadsResponse\"\x00\x12\x66\n\rCollectImages\x12(.cri_imaged.node.v1.CollectImagesRequest\x1a).cri_imaged.node.v1.CollectImagesResponse\"\x00\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x63ri_imaged/node/v1/upkeep.proto\x12\x12\x63ri_imaged.node.v1\"\x15\n\x13ListPreloadsRequest\"]\n\x14ListPreloadsResponse\x12-\n\x08preloads\x18\x01 \x03(\x0b\x32\x1b.cri_imaged.node.v1.Preload\x12\x16\n\x0e\x66older_problem\x18\x02 \x01(\t\"\xc0\x01\n\x07Preload\x12-\n\x04kind\x18\x01 \x01(\x0e\x32\x1f.cri_imaged.node.v1.PreloadKind\x12\x0c\n\x04name\x18\x02 \x01(\t\x12/\n\x05state\x18\x03 \x01(\x0e\x32 .cri_imaged.node.v1.PreloadState\x12\x0e\n\x06images\x18\x04 \x03(\t\x12\x0f\n\x07problem\x18\x05 \x01(\t\x12\r\n\x05since\x18\x06 \x01(\x03\x12\x17\n\x0fruntime_handler\x18\x07 \x01(\t\"\'\n\x14\x43ollectImagesRequest\x12\x0f\n\x07\x64ry_run\x18\x01 \x01(\x08\"\\\n\x15\x43ollectImagesResponse\x12\x32\n\x08removals\x18\x01 \x03(\x0b\x32 .cri_imaged.node.v1.ImageRemoval\x12\x0f\n\x07\x65nabled\x18\x02 \x01(\x08\"z\n\x0cImageRemoval\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12\x17\n\x0fruntime_handler\x18\x02 \x01(\t\x12\r\n\x05names\x18\x03 \x03(\t\x12\x11\n\tlast_used\x18\x04 \x01(\x03\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\r\n\x05\x62ytes\x18\x06 \x01(\x04*]\n\x0bPreloadKind\x12\x1c\n\x18PRELOAD_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14PRELOAD_KIND_ARCHIVE\x10\x01\x12\x16\n\x12PRELOAD_KIND_IMAGE\x10\x02*\xb1\x01\n\x0cPreloadState\x12\x1d\n\x19PRELOAD_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15PRELOAD_STATE_WAITING\x10\x01\x12\x19\n\x15PRELOAD_STATE_WORKING\x10\x02\x12\x17\n\x13PRELOAD_STATE_READY\x10\x03\x12\x18\n\x14PRELOAD_STATE_FAILED\x10\x04\x12\x19\n\x15PRELOAD_STATE_REMOVED\x10\x05\x32\xd5\x01\n\x06Upkeep\x12\x63\n\x0cListPreloads\x12\'.cri_imaged.node.v1.ListPreloadsRequest\x1a(.cri_imaged.node.v1.ListPreloadsResponse\"\x00\x12\x66\n\rCollectImages\x12(.cri_imaged.node.v1.CollectImagesRequest\x1a).cri_imaged.node.v1.CollectImagesResponse\"\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cri_imaged.node.v1.upkeep_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PRELOADKIND']._serialized_start=602
-  _globals['_PRELOADKIND']._serialized_end=695
-  _globals['_PRELOADSTATE']._serialized_start=698
-  _globals['_PRELOADSTATE']._serialized_end=848
+  _globals['_PRELOADKIND']._serialized_start=627
+  _globals['_PRELOADKIND']._serialized_end=720
+  _globals['_PRELOADSTATE']._serialized_start=723
+  _globals['_PRELOADSTATE']._serialized_end=900
   _globals['_LISTPRELOADSREQUEST']._serialized_start=55
   _globals['_LISTPRELOADSREQUEST']._serialized_end=76
   _globals['_LISTPRELOADSRESPONSE']._serialized_start=78
   _globals['_LISTPRELOADSRESPONSE']._serialized_end=171
   _globals['_PRELOAD']._serialized_start=174
-  _globals['_PRELOAD']._serialized_end=341
-  _globals['_COLLECTIMAGESREQUEST']._serialized_start=343
-  _globals['_COLLECTIMAGESREQUEST']._serialized_end=382
-  _globals['_COLLECTIMAGESRESPONSE']._serialized_start=384
-  _globals['_COLLECTIMAGESRESPONSE']._serialized_end=476
-  _globals['_IMAGEREMOVAL']._serialized_start=478
-  _globals['_IMAGEREMOVAL']._serialized_end=600
-  _globals['_UPKEEP']._serialized_start=851
-  _globals['_UPKEEP']._serialized_end=1064
+  _globals['_PRELOAD']._serialized_end=366
+  _globals['_COLLECTIMAGESREQUEST']._serialized_start=368
+  _globals['_COLLECTIMAGESREQUEST']._serialized_end=407
+  _globals['_COLLECTIMAGESRESPONSE']._serialized_start=409
+  _globals['_COLLECTIMAGESRESPONSE']._serialized_end=501
+  _globals['_IMAGEREMOVAL']._serialized_start=503
+  _globals['_IMAGEREMOVAL']._serialized_end=625
+  _globals['_UPKEEP']._serialized_start=903
+  _globals['_UPKEEP']._serialized_end=1116
 # @@protoc_insertion_point(module_scope)

@@ -49,6 +49,8 @@ class _PreloadStateEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_PreloadSt
     PRELOAD_STATE_WORKING: _PreloadState.ValueType  # 2
     PRELOAD_STATE_READY: _PreloadState.ValueType  # 3
     PRELOAD_STATE_FAILED: _PreloadState.ValueType  # 4
+    PRELOAD_STATE_REMOVED: _PreloadState.ValueType  # 5
+    """It was brought in, and somebody has removed images that it brought."""
 
 class PreloadState(_PreloadState, metaclass=_PreloadStateEnumTypeWrapper): ...
 
@@ -58,6 +60,8 @@ PRELOAD_STATE_WAITING: PreloadState.ValueType  # 1
 PRELOAD_STATE_WORKING: PreloadState.ValueType  # 2
 PRELOAD_STATE_READY: PreloadState.ValueType  # 3
 PRELOAD_STATE_FAILED: PreloadState.ValueType  # 4
+PRELOAD_STATE_REMOVED: PreloadState.ValueType  # 5
+"""It was brought in, and somebody has removed images that it brought."""
 
 @typing.final
 class ListPreloadsRequest(message.Message):
@@ -106,6 +110,7 @@ class Preload(message.Message):
     IMAGES_FIELD_NUMBER: builtins.int
     PROBLEM_FIELD_NUMBER: builtins.int
     SINCE_FIELD_NUMBER: builtins.int
+    RUNTIME_HANDLER_FIELD_NUMBER: builtins.int
     kind: PreloadKind.ValueType
     name: builtins.str
     """The archive's file name, or the image's reference."""
@@ -114,6 +119,8 @@ class Preload(message.Message):
     """What went wrong last; empty where nothing did. The images may be here all the same."""
     since: builtins.int
     """When it came to be as it is."""
+    runtime_handler: builtins.str
+    """That an image of the list is for; empty for the default one, and for archives."""
     @builtins.property
     def images(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
         """Names of the images that are here by it; IDs of those that have none."""
@@ -127,10 +134,11 @@ class Preload(message.Message):
         images: abc.Iterable[builtins.str] | None = ...,
         problem: builtins.str = ...,
         since: builtins.int = ...,
+        runtime_handler: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["images", b"images", "kind", b"kind", "name", b"name", "problem", b"problem", "since", b"since", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["images", b"images", "kind", b"kind", "name", b"name", "problem", b"problem", "runtime_handler", b"runtime_handler", "since", b"since", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
