@@ -151,6 +151,52 @@ async def test_tls_within_tls(
     assert len(registry.gets(BLOB)) == 1
 
 
+FORGED = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/vnd.oci.image.manifest.v1+json\r\n"
+    b'Content-Length: 31\r\n\r\n{"schemaVersion":2,"config":{}}'
+)
+
+
+class Forging(Proxy):
+    """Sends an answer of its own before the registry's TLS begins."""
+
+    async def greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """See `Proxy`."""
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n" + FORGED)
+        return True
+
+
+class ForgingSocks(Socks):
+    """The same, as SOCKS5."""
+
+    async def greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """See `Socks`."""
+        connected = await super().greet(reader, writer)
+        writer.write(FORGED)
+        return connected
+
+
+@pytest.mark.parametrize(("kind", "scheme"), [(Forging, "http"), (ForgingSocks, "socks5")])
+async def test_what_a_proxy_says_before_tls_is_not_the_registrys_word(
+    certificates: Certificates, tmp_path: Path, kind: type[Proxy], scheme: str
+) -> None:
+    leaf = certificates.authority.issue_cert("registry.invalid")
+    write_hosts(tmp_path, "registry.invalid", f'ca = "{certificates.ca_file}"')
+    async with (
+        FaultRegistry(tls=certificates.server(leaf)) as registry,
+        kind(registry) as proxy,
+        client(
+            config_path=tmp_path,
+            environ={"HTTPS_PROXY": f"{scheme}://127.0.0.1:{proxy.port}"},
+            policy=ONCE,
+        ) as opened,
+    ):
+        registry.add_image(REPOSITORY, "latest")
+        with pytest.raises(RegistryError, match="something came before TLS"):
+            await resolve(opened, "registry.invalid")
+
+
 async def test_a_proxy_that_refuses_is_named_and_its_login_is_not(tmp_path: Path) -> None:
     async with FaultRegistry() as proxy:
         proxy.faults.append(status(407))

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import cast
 
-from cri_imaged.registry.http.errors import EndedError
+from cri_imaged.registry.http.errors import EndedError, MalformedError
 
 _BUFFER = 512 << 10
 """Bytes received at once, at most; each stream holds as much while its reader is busy."""
@@ -144,7 +144,11 @@ class Connection(asyncio.BufferedProtocol):
         self._transport.write(data)
 
     async def start_tls(self, context: ssl.SSLContext, name: str) -> None:
-        """Go on with TLS, to a peer that must show a certificate for `name`. Raises `OSError`."""
+        """Go on with TLS, to a peer that must show a certificate for `name`. Raises `OSError`;
+        `MalformedError` where the peer sent something before it: a proxy, or who is between us and
+        it, which would pass for what the origin says under TLS."""
+        if self._arrived:
+            raise MalformedError("something came before TLS, which nobody asked for")
         assert self._transport is not None
         transport = await asyncio.get_running_loop().start_tls(
             self._transport, self, context, server_hostname=name
