@@ -34,10 +34,11 @@ def cheap_burst(registry: FaultRegistry) -> Sequence[str]:
     ]
 
 
-def racing_registries(registry: FaultRegistry) -> Sequence[str]:
+def racing_registries(registry: FaultRegistry, *, slowly: bool = True) -> Sequence[str]:
     """An honest layer's blob, from a dozen registries that each have hardly begun."""
     base = honest().layers[0]
-    registry.faults.append(Fault(where=BLOB, reference=sha256(base.blob), **SLOW))
+    if slowly:
+        registry.faults.append(Fault(where=BLOB, reference=sha256(base.blob), **SLOW))
     name = serve(registry, "race", image(base)).partition("/")[2]
     return [f"{address}:{registry.port}/{name}" for address in ("127.0.0.1", *ADDRESSES)]
 

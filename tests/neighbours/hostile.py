@@ -19,7 +19,7 @@ from dataclasses import replace
 from functools import partial
 
 from tests.layers.hostile import CASES
-from tests.neighbours.crowds import ADDRESSES, CROWDS, SLOW
+from tests.neighbours.crowds import ADDRESSES, CROWDS, SLOW, racing_registries
 from tests.neighbours.floods import FLOODS
 from tests.neighbours.hoards import HOARDS
 from tests.neighbours.honest import honest, serve
@@ -143,6 +143,23 @@ def wrong_bytes_of_an_honest_blob(registry: FaultRegistry) -> Pulls:
     return [serve(registry, "hostage", image(base))]
 
 
+def layer_as_a_manifest(registry: FaultRegistry) -> Pulls:
+    """An honest layer, listed as a manifest: it is asked for where no layer is."""
+    base = honest().layers[0]
+    registry.faults.append(Fault(where=OF_MANIFEST, reference=sha256(base.blob), **SLOW))
+    registry.add_manifest("hostage", None, MANIFEST, base.blob)
+    entries = [descriptor(base.blob, MANIFEST)]
+    document = {"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}
+    registry.add_manifest("hostage", "1", INDEX, json.dumps(document).encode())
+    return [f"{registry.authority}/hostage:1"]
+
+
+def wrong_bytes_again_and_again(registry: FaultRegistry) -> Pulls:
+    """An honest blob with wrong bytes from a dozen registries, as fast as they can."""
+    registry.faults.append(corrupt(where=BLOB, reference=sha256(honest().layers[0].blob)))
+    return racing_registries(registry, slowly=False)
+
+
 def waiting_whiteouts(registry: FaultRegistry) -> Pulls:
     """A slow bottom layer, and over it many small ones that leave much to be done above it."""
     bottom = layer({"bottom": file(os.urandom(300_000))})
@@ -252,6 +269,8 @@ HOSTILE: dict[str, Prepare] = {
     "an honest blob, slowly": slow_blob,
     "an honest blob of a false size, slowly": false_size,
     "wrong bytes of an honest blob, slowly": wrong_bytes_of_an_honest_blob,
+    "wrong bytes of an honest blob, again and again": wrong_bytes_again_and_again,
+    "an honest layer as a manifest, slowly": layer_as_a_manifest,
     "whiteouts that wait for a slow layer": waiting_whiteouts,
     **CROWDS,
     "configs that are large as objects": large_documents,
