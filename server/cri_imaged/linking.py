@@ -16,6 +16,7 @@ from cri_imaged.obs.runtime_metrics import RuntimeMetrics, RuntimesMetrics
 from cri_imaged.ports import Runtime, RuntimeLink, RuntimeSnapshots
 from cri_imaged.process import background
 from cri_imaged.runtimes.containerd.client import Containerd
+from cri_imaged.runtimes.containerd.leftovers import Leftovers
 from cri_imaged.runtimes.containerd.link import ContainerdLink
 from cri_imaged.runtimes.containerd.registration import Plugin, Registration
 from cri_imaged.runtimes.containers_storage.publication import Publication
@@ -124,6 +125,7 @@ def _containerd(
     link = ContainerdLink(
         client,
         Registration(client, plugins, follow_cri=options.namespace == CRI_NAMESPACE),
+        Leftovers(client, plugins, reader.chains),
         reader,
         metrics,
         required=[str(reference) for reference in config.image.required_images.values()],

@@ -332,7 +332,8 @@ async def test_layers_that_were_lost_and_came_again(bench: Bench) -> None:
         await snapshots.stat(lower)
     with pytest.raises(NotFoundError):
         await snapshots.prepare("other", lower, {})
-    assert [info.name for info in await snapshots.list()] == ["container"]
+    listed = await snapshots.list()
+    assert [(info.name, info.parent) for info in listed] == [(lower, ""), ("container", lower)]
     await drop_lease(bench)
     assert await collect(bench) == 0, "the container still runs on it"
     with shown(mounts) as directory:
@@ -350,6 +351,24 @@ async def test_layers_that_were_lost_and_came_again(bench: Bench) -> None:
     await snapshots.remove("container")
     await drop_lease(bench)
     assert await collect(bench) == 1
+
+
+async def test_what_stands_on_lost_layers_can_be_removed_by_the_list(bench: Bench) -> None:
+    """As containerd's collector does: from the roots of what is listed, children first."""
+    lower = await bench.add(LOWER)
+    snapshots = runtime(bench)
+    await adopt(snapshots, lower)
+    await snapshots.prepare("container", lower, {})
+    await bench.snapshotter.give_up([lower])
+    await drop_lease(bench)
+    listed = await snapshots.list()
+    assert {info.parent for info in listed} <= {"", *(info.name for info in listed)}
+    for info in reversed(listed):
+        await snapshots.remove(info.name)
+    assert await snapshots.list() == []
+    assert await collect(bench) == 1
+    await bench.trash.drain()
+    assert list(bench.directory.glob("r*")) == []
 
 
 async def test_what_a_crash_leaves(bench: Bench) -> None:

@@ -121,6 +121,11 @@ class Containerd:
         assert run.returncode == 0, f"ctr {' '.join(arguments)}: {run.stdout}{run.stderr}"
         return run.stdout
 
+    def collect(self) -> None:
+        """Have it collect its garbage."""
+        self.ctr("leases", "create", "--id", "collects")
+        self.ctr("leases", "delete", "--sync", "collects")
+
     def content_bytes(self) -> int:
         """Bytes of all blobs in the content store."""
         blobs = self.root / "io.containerd.content.v1.content" / "blobs"

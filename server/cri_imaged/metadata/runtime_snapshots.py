@@ -69,9 +69,9 @@ def require(db: sqlite3.Connection, owner: Owner, name: str) -> RuntimeRow:
 
 
 def every(db: sqlite3.Connection, owner: Owner) -> list[RuntimeRow]:
-    """All of one owner's, parents before children."""
-    rows = [_row(row) for row in db.execute(f"{_SELECT} ORDER BY r.id", owner)]
-    return [row for row in rows if not _is_lost(row)]
+    """All of one owner's, parents before children, also those that stand for layers that were lost:
+    the owner could not reach what stands on them to remove it."""
+    return [_row(row) for row in db.execute(f"{_SELECT} ORDER BY r.id", owner)]
 
 
 def runtimes(db: sqlite3.Connection, snapshotter: str) -> list[str]:

@@ -114,7 +114,9 @@ class RuntimeSnapshots(Protocol):
         ...
 
     async def list(self) -> Sequence[RuntimeSnapshot]:
-        """All of this runtime's, parents before children."""
+        """All of this runtime's, parents before children. With those that stand for layers that
+        were lost, though other verbs do not find them: by what is listed a runtime removes what it
+        has forgotten, from the top to the bottom."""
         ...
 
     async def usage(self, name: str) -> Usage:

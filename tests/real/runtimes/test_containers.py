@@ -12,6 +12,7 @@ import pytest
 
 from cri_imaged.rpc.runtime.v1 import api_pb2, api_pb2_grpc
 from tests.real.runtimes.conftest import Pushed
+from tests.support.containerd import PLUGIN
 from tests.support.docker_registry import DockerRegistry
 from tests.support.images import file, image, layer
 from tests.support.node import Node
@@ -53,12 +54,44 @@ def test_removal_under_a_running_container_takes_its_space_when_it_ends(
         node.daemon.process,
         seconds=180,  # containerd is asked once a minute to collect
     )
-    pause = {node.chain(node.pause)}
+    _only_pause_is_held(node)
+
+
+def test_what_a_container_wrote_goes_where_it_was_removed_while_our_daemon_was_dead(
+    node: Node, app: Pushed
+) -> None:
+    """containerd asks once, and for all of a snapshotter only when something of it goes."""
+    image_id = node.daemon.pull(app.reference)
+    script = "echo x > /written; sleep 9999"
+    container = node.pods.run("dies", image_id, "/bin/busybox", "sh", "-c", script)
+    wait_until(lambda: named(node.daemon.root, "written"), "it writes")
+    node.daemon.remove(image_id)
+    node.daemon.kill()
+    node.end(container)
+    node.containerd.collect()
+    node.daemon.start()
     wait_until(
-        lambda: {each["name"] for each in node.held()} == pause,
-        "nothing else is held",
-        seconds=180,
+        lambda: not named(node.daemon.root, "written"), "its space comes back", node.daemon.process
     )
+    _only_pause_is_held(node)
+
+
+def _only_pause_is_held(node: Node) -> None:
+    pause = node.chain(node.pause)
+    held: set[str] = set()
+
+    def is_alone() -> bool:
+        held.clear()
+        held.update(each["name"] for each in node.held())
+        return held == {pause}
+
+    try:
+        # What containerd forgot while it was collecting is found after a minute.
+        wait_until(is_alone, "nothing else is held", seconds=180)
+    except AssertionError as error:
+        known = node.containerd.ctr("snapshots", "--snapshotter", PLUGIN, "list")
+        logged = node.containerd.process.log()[-4000:]
+        raise AssertionError(f"{error}: {held}; containerd knows\n{known}\n{logged}") from None
 
 
 def test_containerd_hears_of_a_pin_and_that_it_was_taken_back(node: Node, app: Pushed) -> None:

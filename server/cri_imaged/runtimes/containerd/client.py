@@ -30,6 +30,8 @@ T = TypeVar("T")
 
 _CALL_SECONDS = 10.0
 _LEASE_SECONDS = 3600
+_COLLECTED = "cri-imaged-collected-"
+"""What is made in order to be collected."""
 _POLL_SECONDS = (0.002, 0.005, 0.01, 0.02, *(0.05 for _ in range(40)))
 
 
@@ -44,12 +46,14 @@ class ContainerdError(Exception):
 class Event:
     """Something happened in containerd."""
 
-    __slots__ = ("subject", "topic")
+    __slots__ = ("ours", "subject", "topic")
 
-    def __init__(self, topic: str, subject: str) -> None:
-        """`subject` is an image's name, a snapshot's key, a blob's digest: by the `topic`."""
+    def __init__(self, topic: str, subject: str, *, ours: bool) -> None:
+        """`subject` is an image's name, a snapshot's key, a blob's digest: by the `topic`. `ours`:
+        in our namespace."""
         self.topic = topic
         self.subject = subject
+        self.ours = ours
 
 
 class Containerd:
@@ -101,21 +105,26 @@ class Containerd:
         """Let go of what nothing else holds. Raises `ContainerdError`."""
         await self._done(self._leases.Delete, leases_pb2.DeleteRequest(id=lease))
 
-    async def collect(self) -> None:
-        """Have containerd collect its garbage, and wait for it: the end of a lease can ask for
-        that. By itself it does so rarely. Raises `ContainerdError`."""
-        lease = f"cri-imaged-{secrets.token_hex(8)}"
-        await self._done(self._leases.Create, leases_pb2.CreateRequest(id=lease))
+    async def collect(self, snapshotters: Sequence[str]) -> None:
+        """Have containerd collect its garbage, and remove what it does not know of each of
+        `snapshotters`; waits for it. The end of a lease can ask for that, and only where something
+        of a snapshotter goes it is looked through. Raises `ContainerdError`."""
+        lease = await self.begin_lease()
+        for snapshotter in snapshotters:
+            request = snapshots_pb2.ViewSnapshotRequest(
+                snapshotter=snapshotter, key=f"{_COLLECTED}{secrets.token_hex(8)}"
+            )
+            await self._done(self._snapshots.View, request, lease)
         await self._done(self._leases.Delete, leases_pb2.DeleteRequest(id=lease, sync=True))
 
     async def has_document(self, digest: Digest) -> bool:
         """Whether the blob is there. Raises `ContainerdError`."""
         return await self._found(self._content.Info, content_pb2.InfoRequest(digest=digest))
 
-    async def has_snapshot(self, snapshotter: str, name: str) -> bool:
-        """Whether the snapshot is there. Raises `ContainerdError`."""
+    async def has_snapshot(self, snapshotter: str, name: str, namespace: str = "") -> bool:
+        """Whether the snapshot is there, in our namespace or another. Raises `ContainerdError`."""
         request = snapshots_pb2.StatSnapshotRequest(snapshotter=snapshotter, key=name)
-        return await self._found(self._snapshots.Stat, request)
+        return await self._found(self._snapshots.Stat, request, namespace)
 
     async def put_document(
         self, digest: Digest, data: bytes, labels: Mapping[str, str], lease: str
@@ -202,21 +211,22 @@ class Containerd:
         raise ContainerdError(f"containerd's CRI plugin does not show {name}, its log may say why")
 
     async def events(self, topics: Sequence[str]) -> AsyncIterator[Event]:
-        """What happens from now on. Ends by `ContainerdError` alone."""
-        request = events_pb2.SubscribeRequest(
-            filters=[f'topic=="{topic}",namespace=="{self._namespace}"' for topic in topics]
-        )
+        """What happens from now on, in every namespace, but for what `collect` does. Ends by
+        `ContainerdError` alone."""
+        request = events_pb2.SubscribeRequest(filters=[f'topic=="{topic}"' for topic in topics])
         try:
             async for envelope in self._events.Subscribe(request, metadata=self._metadata()):
                 subject = types_pb2.EventSubject.FromString(envelope.event.value)
-                yield Event(envelope.topic, subject.name)
+                if not subject.name.startswith(_COLLECTED):
+                    ours = envelope.namespace == self._namespace
+                    yield Event(envelope.topic, subject.name, ours=ours)
         except grpc.aio.AioRpcError as error:
             raise _told(error) from None
         raise ContainerdError("containerd ended the stream of events", unreachable=True)
 
-    def _metadata(self, lease: str = "") -> tuple[tuple[str, str], ...]:
-        namespace = ("containerd-namespace", self._namespace)
-        return (namespace, ("containerd-lease", lease)) if lease else (namespace,)
+    def _metadata(self, lease: str = "", namespace: str = "") -> tuple[tuple[str, str], ...]:
+        where = ("containerd-namespace", namespace or self._namespace)
+        return (where, ("containerd-lease", lease)) if lease else (where,)
 
     async def _call(
         self, method: Any, request: Any, lease: str = "", seconds: float = _CALL_SECONDS
@@ -231,9 +241,10 @@ class Containerd:
         except grpc.aio.AioRpcError as error:
             raise _told(error) from None
 
-    async def _found(self, method: Any, request: Any) -> bool:
+    async def _found(self, method: Any, request: Any, namespace: str = "") -> bool:
+        metadata = self._metadata(namespace=namespace)
         try:
-            await self._call(method, request)
+            await method(request, metadata=metadata, timeout=_CALL_SECONDS)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.NOT_FOUND:
                 return False

@@ -21,6 +21,7 @@ from cri_imaged.obs.runtime_metrics import RuntimeMetrics
 from cri_imaged.oci.digest import Digest
 from cri_imaged.ports import LinkStatus
 from cri_imaged.runtimes.containerd.client import Containerd, ContainerdError
+from cri_imaged.runtimes.containerd.leftovers import Leftovers
 from cri_imaged.runtimes.containerd.registration import Registration
 from cri_imaged.runtimes.images import ImageReader
 
@@ -62,6 +63,7 @@ class ContainerdLink:
         self,
         client: Containerd,
         registration: Registration,
+        leftovers: Leftovers,
         reader: ImageReader,
         metrics: RuntimeMetrics,
         *,
@@ -72,6 +74,7 @@ class ContainerdLink:
         pulled where it is not here."""
         self._client = client
         self._registration = registration
+        self._leftovers = leftovers
         self._reader = reader
         self._metrics = metrics
         self._required = required
@@ -136,6 +139,7 @@ class ContainerdLink:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watch())
             tasks.create_task(self._compare())
+            tasks.create_task(self._leftovers.run())
             tasks.create_task(self._settle_owed())
             tasks.create_task(self._bring_required())
 
@@ -143,7 +147,9 @@ class ContainerdLink:
         """Hear of what others change. What we changed ourselves is found to be in line."""
         async for event in self._client.events(_TOPICS):
             if event.topic == _SNAPSHOT_REMOVED:
-                await self._registration.let_go(await self._reader.chains())
+                self._leftovers.removed(event.subject)
+            if not event.ours:
+                continue
             for image_id in await self._reader.touched(event.subject):
                 log.warning(
                     "containerd was made to lose a part of an image",
@@ -160,7 +166,6 @@ class ContainerdLink:
         for image_id in {*names.values(), *registered.values()}:
             self._owe(Digest(image_id), Why.CONNECTED)
         while True:
-            await self._registration.let_go(await self._reader.chains())
             await asyncio.sleep(_COMPARE_SECONDS)
             names = await self._reader.names()
             registered = await self._registration.registered()

@@ -7,7 +7,7 @@ with `discard_unpacked_layers`), as long as the labels keep its collector from w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cri_imaged.oci.digest import Digest
@@ -69,16 +69,6 @@ class Registration:
         for name in names:
             await self._client.delete_image(name, collect=name == names[-1])
         return bool(names)
-
-    async def let_go(self, chains: Set[Digest]) -> None:
-        """Have containerd collect its garbage where it holds layers other than `chains`, which no
-        image has any more: a container that is gone may have been the last to need them. Raises
-        `ContainerdError`."""
-        for plugin in self._plugins.values():
-            held = await plugin.snapshots.list()
-            if any(each.name == each.chain_id and each.name not in chains for each in held):
-                await self._client.collect()
-                return
 
     async def registered(self) -> dict[str, str]:
         """Each record of ours: its name, and the ID of its image. Raises `ContainerdError`."""
