@@ -85,3 +85,23 @@ def test_images_that_no_collector_sees_come_with_the_command_that_removes_them(
     remedies = [each.remedy for each in diagnosis.of_runtimes(config, answer)]
     command = "ctr --address /run/c.sock --namespace k8s.io images remove"
     assert remedies == ([f"{command} {' '.join(names)}"] if names else [])
+
+
+def test_a_kubelets_configuration_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    config = load_config(None, privileged=True)
+    file = tmp_path / diagnosis.KUBELET_CONFIG
+    assert list(diagnosis.of_kubelet(config, tmp_path)) == []
+    file.mkdir(parents=True)
+    (found,) = diagnosis.of_kubelet(config, tmp_path)
+    assert found.what == f"{file}: cannot be read: Is a directory"
+    file.rmdir()
+    file.write_bytes(b"# caf\xe9\nimageServiceEndpoint: unix:///run/cri-imaged/cri-imaged.sock\n")
+    assert list(diagnosis.of_kubelet(config, tmp_path)) == []
+
+
+def test_an_order_of_units_that_nobody_tells_is_no_finding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run/systemd/system").mkdir(parents=True)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert list(diagnosis.of_units(tmp_path)) == []

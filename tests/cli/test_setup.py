@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,14 +30,14 @@ def setup(root: Path, runtime: str, *options: str) -> subprocess.CompletedProces
 def test_containerd_imports_a_file_of_ours(tmp_path: Path) -> None:
     main = tmp_path / "etc/containerd/config.toml"
     main.parent.mkdir(parents=True)
-    main.write_text("# kept\nversion = 3\n[debug]\nlevel = 'info'\n")
+    main.write_text("# kept\nversion = 3  # not 2\n[debug]\nlevel = 'info'\nversion = 1\n")
     done = setup(tmp_path, "containerd")
     assert done.returncode == 0, done.stderr
     assert "systemctl restart" in done.stdout
     assert tomllib.loads(main.read_text()) == {
         "version": 3,
         "imports": ["/etc/containerd/conf.d/*.toml"],
-        "debug": {"level": "info"},
+        "debug": {"level": "info", "version": 1},
     }
     assert "# kept" in main.read_text()
     assert main.with_name("config.toml.before-cri-imaged").read_text().startswith("# kept\nversion")
@@ -60,6 +61,33 @@ def test_an_old_configuration_of_containerd_is_refused(tmp_path: Path) -> None:
     done = setup(tmp_path, "containerd")
     assert done.returncode == 2
     assert "containerd config migrate" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda file: file.write_bytes(b"# caf\xe9\nversion = 3\n"), "is not UTF-8"),
+        (lambda file: file.mkdir(), "Is a directory"),
+    ],
+)
+def test_a_configuration_that_cannot_be_read_is_named_and_nothing_changed(
+    tmp_path: Path, make: Callable[[Path], object], why: str
+) -> None:
+    main = tmp_path / "etc/containerd/config.toml"
+    main.parent.mkdir(parents=True)
+    make(main)
+    done = setup(tmp_path, "containerd")
+    assert done.returncode == 1
+    assert f"{main}: {why}" in done.stderr
+    assert list(main.parent.iterdir()) == [main]
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "etc").write_text("no folder")
+    done = setup(tmp_path, "containerd")
+    assert done.returncode == 1
+    assert f"{tmp_path}/etc/containerd" in done.stderr
+    assert "report it" not in done.stderr
 
 
 def test_crio_and_podman_share_the_store(tmp_path: Path) -> None:

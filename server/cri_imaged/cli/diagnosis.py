@@ -104,9 +104,16 @@ def of_preloads(found: upkeep_pb2.ListPreloadsResponse) -> Iterator[Finding]:
 def of_kubelet(config: Config, root: Path) -> Iterator[Finding]:
     """What the kubelet's configuration says, where it has one in the usual place."""
     file = root / KUBELET_CONFIG
-    if not file.exists():
+    try:
+        text = file.read_text(errors="replace")
+    except (FileNotFoundError, NotADirectoryError):
         return
-    found = re.search(r"^imageServiceEndpoint:\s*[\"']?([^\s\"']+)", file.read_text(), re.MULTILINE)
+    except OSError as error:
+        yield Finding(
+            f"{file}: cannot be read: {error.strerror}", "run this as root, mend the file"
+        )
+        return
+    found = re.search(r"^imageServiceEndpoint:\s*[\"']?([^\s\"']+)", text, re.MULTILINE)
     wanted = f"unix://{config.grpc.address}"
     if found is None:
         yield Finding(
@@ -121,12 +128,11 @@ def of_units(root: Path) -> Iterator[Finding]:
     """The order in which systemd starts things."""
     if not (root / _SYSTEMD).is_dir():
         return
-    shown = subprocess.run(
-        ["systemctl", "show", "--property=Before", "cri-imaged.service"],
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout
+    command = ["systemctl", "show", "--property=Before", "cri-imaged.service"]
+    try:
+        shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    except OSError:
+        return  # this is a container that sees the host's /run
     for unit in ("containerd.service", "kubelet.service"):
         if unit not in shown:
             yield Finding(

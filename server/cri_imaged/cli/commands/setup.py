@@ -111,7 +111,10 @@ def _do(
         if dry_run:
             _show_difference(path, text)
         else:
-            _write(path, text)
+            try:
+                _write(path, text)
+            except OSError as error:
+                raise _unusable(path, error) from None
             show(f"wrote {path}")
     if not changes:
         show("everything is set up already")
@@ -131,6 +134,18 @@ def _read(path: Path) -> str:
         return path.read_text()
     except FileNotFoundError:
         return ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unusable(path, error) from None
+
+
+def _unusable(path: Path, error: OSError | UnicodeDecodeError) -> Failure:
+    why = error.strerror if isinstance(error, OSError) else "is not UTF-8"
+    denied = isinstance(error, PermissionError)
+    return Failure(
+        ExitCode.DENIED if denied else ExitCode.FAILED,
+        f"{path}: {why}",
+        "it takes root" if denied else "mend that file first, or move it away",
+    )
 
 
 def _show_difference(path: Path, text: str) -> None:

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cri_imaged.cli.setup.toml_edit import with_key
+from cri_imaged.cli.setup.toml_edit import parsed, with_key
 from cri_imaged.config import Config
 from cri_imaged.config.options import ContainerdOptions, ContainersStorageOptions
 from cri_imaged.errors import ConfigError
 
 IMPORTS = "/etc/containerd/conf.d/*.toml"
+_OLDEST, _NEWEST = 3, 4
+"""Versions of containerd's configuration that may import one of version 3."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +104,12 @@ def crio(config: Config, file: Path, root: Path) -> Plan:
 
 def _import_ours(old: str) -> str:
     text = old or "version = 3\n"
-    for line in text.splitlines():
-        key, _, value = line.partition("=")
-        if key.strip() == "version" and value.strip() not in ("3", "4"):
-            raise ConfigError(
-                f"is of version {value.strip()}: bring it to version 3 first, with "
-                "`containerd config migrate`"
-            )
+    version = parsed(text).get("version", _OLDEST)
+    if version not in range(_OLDEST, _NEWEST + 1):
+        raise ConfigError(
+            f"is of version {version}: bring it to version {_OLDEST} first, with "
+            "`containerd config migrate`"
+        )
     return with_key(text, "", "imports", [IMPORTS])
 
 

@@ -17,7 +17,7 @@ def with_key(text: str, table: str, key: str, value: str | list[str]) -> str:
     Raises:
         ConfigError: it is no TOML, says something else there, or cannot be changed safely.
     """
-    before = _parsed(text)
+    before = parsed(text)
     present = _at(before, table).get(key)
     if present == value or (isinstance(value, list) and _holds(present, value)):
         return text
@@ -27,7 +27,7 @@ def with_key(text: str, table: str, key: str, value: str | list[str]) -> str:
         changed = _extended(text, key, value)
     else:
         raise ConfigError(f"{_named(table, key)} is {present!r} already: change it by hand")
-    after = _parsed(changed)
+    after = parsed(changed)
     wanted = [*(present or []), *value] if isinstance(value, list) else value
     set_now = _at(after, table).pop(key, None)
     _at(before, table).pop(key, None)
@@ -58,7 +58,8 @@ def _holds(present: Any, value: list[str]) -> bool:
     return isinstance(present, list) and all(each in present for each in value)
 
 
-def _parsed(text: str) -> dict[str, Any]:
+def parsed(text: str) -> dict[str, Any]:
+    """What `text` says. Raises `ConfigError` where it is no TOML."""
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
