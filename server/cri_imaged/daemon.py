@@ -143,22 +143,22 @@ async def check(config: Config, *, repair: bool) -> AsyncIterator[node_pb2.Check
     if not config.root.is_dir():
         raise ConfigError(f"root: there is no store in {config.root}")
     if repair:
-        async with use_cases(config) as parts:
+        async with use_cases(config, offline=True) as parts:
             async for event in parts.checker.check(repair=True):
                 yield event_message(event)
         return
-    async with started(config) as base:
+    async with started(config, offline=True) as base:
         checker = _checker(base, None, _demands(config.image.verification))
         async for event in checker.check(repair=False):
             yield event_message(event)
 
 
 @asynccontextmanager
-async def use_cases(config: Config) -> AsyncIterator[UseCases]:
-    """Build everything from the ground up; torn down in reverse."""
+async def use_cases(config: Config, *, offline: bool = False) -> AsyncIterator[UseCases]:
+    """Build everything from the ground up; torn down in reverse. `offline`: as for `started`."""
     options, limits = config.image, config.image.limits
     async with AsyncExitStack() as stack:
-        base = await stack.enter_async_context(started(config))
+        base = await stack.enter_async_context(started(config, offline=offline))
         spools = Spools(base.budget, config.root / "content")
         client = await stack.enter_async_context(_client(config, base, spools))
         client.traffic.configure(caps(options.bandwidth))

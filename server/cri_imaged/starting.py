@@ -16,6 +16,7 @@ from cri_imaged import __version__
 from cri_imaged.budget import MemoryBudget
 from cri_imaged.config import Config
 from cri_imaged.config.options import DecryptionOptions, ImageOptions
+from cri_imaged.config.values import joined
 from cri_imaged.content.store import FileContentStore
 from cri_imaged.decryption.decrypter import NoDecrypter, NodeDecrypter
 from cri_imaged.disk import on_disk
@@ -42,6 +43,7 @@ from cri_imaged.limits import Limits
 from cri_imaged.metadata import garbage
 from cri_imaged.metadata import pins as pin_rows
 from cri_imaged.metadata.database import Database
+from cri_imaged.metadata.readiness import DamagedImage
 from cri_imaged.mounting import mounts, overlay_obstacle
 from cri_imaged.obs.metrics import Metrics
 from cri_imaged.obs.worker_metrics import WorkerMetrics
@@ -53,6 +55,7 @@ from cri_imaged.snapshots.layer_mounts import LayerMounts
 from cri_imaged.snapshots.native import NativeBackend
 from cri_imaged.snapshots.overlay import OverlayBackend
 from cri_imaged.snapshots.proxies.client import ProxyClient
+from cri_imaged.snapshots.proxies.gone import GoneProxy
 from cri_imaged.snapshots.proxies.snapshotter import ProxySnapshotter
 from cri_imaged.snapshots.snapshotter import StoredSnapshotter
 from cri_imaged.snapshots.stale import stale_views
@@ -84,15 +87,16 @@ class Started:
 
 
 @asynccontextmanager
-async def started(config: Config) -> AsyncIterator[Started]:
-    """Bring the store of `config` up, and keep others off it while the context lasts.
+async def started(config: Config, *, offline: bool = False) -> AsyncIterator[Started]:
+    """Bring the store of `config` up, and keep others off it while the context lasts. `offline`:
+    nothing is given up for want of a key, as it may be another configuration than the daemon's.
 
     Raises:
         ConfigError: it cannot be used here; the message names the key.
     """
     options, limits = config.image, config.image.limits
     budget = MemoryBudget(limits.memory_bytes)
-    async with _stores(config, budget) as stores:
+    async with _stores(config, budget, offline=offline) as stores:
         now = epoch(config.root)
         is_new = await recover(stores, now, unmounted=lambda views: stale_views(mounts(), views))
         pins = Pins(options.pins)
@@ -116,14 +120,8 @@ async def started(config: Config) -> AsyncIterator[Started]:
         ):
             WorkerMetrics(metrics.registry, lambda: pool.process)
             transfers = Transfers(stores, pool, limits, metrics.fetched, space.room_for)
-            maker = ImageMaker(
-                stores,
-                transfers,
-                publisher,
-                space,
-                decrypter,
-                options.max_concurrent_downloads,
-            )
+            downloads = options.max_concurrent_downloads
+            maker = ImageMaker(stores, transfers, publisher, space, decrypter, downloads)
             if is_new:
                 await Salvager(stores, maker).run(now)
             yield Started(
@@ -137,7 +135,7 @@ async def started(config: Config) -> AsyncIterator[Started]:
                 applier=pool,
                 transfers=transfers,
                 maker=maker,
-                rebuilder=Rebuilder(stores, maker),
+                rebuilder=Rebuilder(stores, maker, _home(config, stores)),
                 collector=collector,
                 space=space,
                 budget=budget,
@@ -168,7 +166,7 @@ async def _tell_confinement(pool: WorkerPool) -> None:
 
 
 @asynccontextmanager
-async def _stores(config: Config, budget: MemoryBudget) -> AsyncIterator[Stores]:
+async def _stores(config: Config, budget: MemoryBudget, *, offline: bool) -> AsyncIterator[Stores]:
     root = config.root
     with locked(root):
         database = await open_database(root / "metadata.db")
@@ -176,12 +174,25 @@ async def _stores(config: Config, budget: MemoryBudget) -> AsyncIterator[Stores]
         try:
             content = FileContentStore(root / "content", database, trash)
             documents = StoredDocuments(content, budget, config.image.limits)
+            kept = await database.read(garbage.snapshotters)
             async with _proxies(config, database) as proxies:
-                own = await on_disk(lambda: _snapshotters(config, database, trash))
+                own = await on_disk(lambda: _snapshotters(config, database, trash, kept))
                 default = config.image.snapshotter
                 first = {default: proxies[default]} if default in proxies else {}
                 snapshotters: dict[str, Snapshotter] = {**first, **own, **proxies}
-                await _refuse_unknown(database, snapshotters)
+                gone = [name for name in kept if name not in snapshotters]
+                if offline and gone:
+                    raise ConfigError(
+                        f"proxy_snapshotters.{gone[0]}: is missing, and layers of images are in "
+                        "it: name the daemon's own configuration with --config"
+                    )
+                for name in gone:
+                    log.warning(
+                        "a proxy snapshotter is configured no more: its images are unpacked anew "
+                        "elsewhere, or hidden until they are pulled where blobs are missing",
+                        key=joined("proxy_snapshotters", name),
+                    )
+                    snapshotters[name] = GoneProxy(name, database, config.image.limits)
                 yield Stores(database, content, snapshotters, trash, documents)
         finally:
             trash.close()
@@ -203,18 +214,27 @@ async def _proxies(
         yield proxies
 
 
-async def _refuse_unknown(database: Database, snapshotters: Container[str]) -> None:
-    for name in await database.read(garbage.snapshotters):
-        if name not in snapshotters:
-            raise ConfigError(
-                f"proxy_snapshotters.{name}: is missing, and layers of images are in it; configure "
-                "it, remove its images, and run `cri-imaged gc --resumable` first"
-            )
+def _home(config: Config, stores: Stores) -> Callable[[DamagedImage], Snapshotter]:
+    """Where a damaged image is made anew: where it was, or, where that is gone, where a pull for
+    its handler would make it."""
+
+    def home(image: DamagedImage) -> Snapshotter:
+        before = stores.snapshotters.get(image.snapshotter)
+        if before is not None and not isinstance(before, GoneProxy):
+            return before
+        handler = config.image.runtime_platforms.get(image.handler)
+        wanted = handler.snapshotter if handler is not None else ""
+        return stores.snapshotters[wanted or next(iter(stores.snapshotters))]
+
+    return home
 
 
-def _snapshotters(config: Config, database: Database, trash: Trash) -> dict[str, Snapshotter]:
-    """The default snapshotter first, then those of runtime handlers, then those of earlier runs,
-    whose images are still to be shown and collected."""
+def _snapshotters(
+    config: Config, database: Database, trash: Trash, kept: Container[str]
+) -> dict[str, Snapshotter]:
+    """The default snapshotter first, then those of runtime handlers, then those of earlier runs
+    (`kept` are the names of those with anything in them), whose images are still to be shown and
+    collected."""
     root, limits = config.root, config.image.limits
     loops = config.image.erofs_loop_devices
     kinds: dict[str, Callable[[], Backend]] = {
@@ -235,7 +255,7 @@ def _snapshotters(config: Config, database: Database, trash: Trash) -> dict[str,
             raise ConfigError(f"image.snapshotter: erofs cannot be used here: {reason}")
     default = config.image.snapshotter or _best_snapshotter(obstacle)
     wanted = [name for name in (default, *chosen) if name in kinds]
-    stored = [name for name in kinds if (root / "snapshots" / name).is_dir()]
+    stored = [name for name in kinds if name in kept or (root / "snapshots" / name).is_dir()]
     return {
         name: StoredSnapshotter(kinds[name](), root, database, trash, config.image.disk_reserve)
         for name in dict.fromkeys([*wanted, *stored])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +13,7 @@ from cri_imaged.errors import QueueFullError
 from cri_imaged.images.health.check import Problem
 from tests.images.gated import GatedRegistry
 from tests.images.workbench import Bench, image_of, layer, serve, until
+from tests.support.require import require_real
 
 
 async def problems(bench: Bench, *, repair: bool = False) -> list[Problem]:
@@ -102,3 +105,17 @@ async def test_an_image_is_not_shown_though_its_files_cannot_be_thrown_away(
         await bench.parts.remover.remove(pulled.image.id)
     assert bench.shown() == set()
     assert bench.rows("SELECT * FROM images") == []
+
+
+async def test_images_of_a_snapshotter_whose_folder_is_gone_are_made_anew(
+    tmp_path: Path, registry: GatedRegistry
+) -> None:
+    require_real(os.geteuid() == 0, "overlay needs root")
+    serve(registry, image_of(layer(0)))
+    async with Bench.open(tmp_path, registry, snapshotter="overlay") as bench:
+        name = (await bench.pull()).image.repo_tags[0]
+    shutil.rmtree(tmp_path / "snapshots" / "overlay")
+    async with Bench.open(tmp_path, registry) as bench:
+        assert bench.shown() == set()
+        await bench.parts.rebuilder.run()
+        assert (await bench.tree(name))["top"] == b"0"

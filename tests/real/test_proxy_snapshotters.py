@@ -187,3 +187,35 @@ def _pulls(daemon: Daemon, reference: str) -> bool:
         return bool(daemon.pull(reference))
     except grpc.RpcError:
         return False
+
+
+def test_images_of_one_that_is_configured_no_more_are_made_anew_or_pulled(
+    daemon: Daemon,
+    proxy: ProxySnapshotter,
+    registry: DockerRegistry,
+    reference: str,
+    sample: Sample,
+) -> None:
+    other = Sample.of({".": directory(0o755), "lazy": file("z")}).image
+    lazily = registry.push(other, "proxy/lazily:1")
+    whole = daemon.pull(reference)
+    proxy.claims = {sha256(each.blob): each.blob for each in other.layers}
+    daemon.pull(lazily)
+    text = daemon.config.read_text()
+    without = text[: text.index("[proxy_snapshotters")].replace('"lazy"', '"overlay"')
+    daemon.stop()
+    daemon.config.write_text(without)
+    offline = ("check", "--offline", "--config", str(daemon.config))
+    refused = daemon.cli(*offline, check=False)
+    assert "proxy_snapshotters.lazy: is missing" in refused.stderr
+    daemon.start()
+    wait_until(lambda: daemon.image(whole), "what is here is unpacked")
+    assert_as_the_oracle_says(daemon, reference, sample)
+    assert daemon.image(lazily) is None, "nothing of it is here"
+    assert daemon.pull(lazily)
+    assert daemon.cli("check").returncode == 0
+    daemon.stop()
+    daemon.config.write_text(text)
+    daemon.start()
+    wait_until(lambda: proxy.kept == {}, "what was left over there goes")
+    assert_as_the_oracle_says(daemon, reference, sample)

@@ -144,9 +144,12 @@ def target(db: sqlite3.Connection, name: str) -> Descriptor | None:
 
 
 def stand_on(db: sqlite3.Connection, image: int, snapshotter: str, chain_id: Digest | None) -> None:
-    """An image's snapshots were made anew: let it hold these."""
+    """An image's snapshots were made anew, by this snapshotter: let it hold these."""
     snapshot = snapshots.committed(db, snapshotter, chain_id) if chain_id is not None else None
-    db.execute("UPDATE images SET snapshot = ? WHERE id = ?", (snapshot, image))
+    db.execute(
+        "UPDATE images SET snapshotter = ?, snapshot = ? WHERE id = ?",
+        (snapshotter, snapshot, image),
+    )
 
 
 def manifests(db: sqlite3.Connection) -> list[Digest]:

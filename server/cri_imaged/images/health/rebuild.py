@@ -3,6 +3,8 @@ the registry."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import structlog
 
 from cri_imaged.errors import CorruptContentError, ImagedError
@@ -15,6 +17,7 @@ from cri_imaged.metadata.readiness import DamagedImage
 from cri_imaged.oci.artifacts import read_image
 from cri_imaged.oci.digest import Digest
 from cri_imaged.oci.documents import Config, Manifest, parse_document, type_of
+from cri_imaged.ports import Snapshotter
 
 log = structlog.get_logger()
 
@@ -22,9 +25,13 @@ log = structlog.get_logger()
 class Rebuilder:
     """Unpacks what was unpacked before and is gone."""
 
-    def __init__(self, stores: Stores, maker: ImageMaker) -> None:
+    def __init__(
+        self, stores: Stores, maker: ImageMaker, home: Callable[[DamagedImage], Snapshotter]
+    ) -> None:
+        """`home` says into which snapshotter an image is unpacked."""
         self._stores = stores
         self._maker = maker
+        self._home = home
 
     async def run(self) -> None:
         """The background task after a start: rebuild what can be, and show it."""
@@ -40,19 +47,12 @@ class Rebuilder:
         try:
             async with holding(self._stores.database, keep_for_resume=never) as lease:
                 manifest, config = await stored_image(self._stores.documents, image.manifest)
-                wanted = Wanted(
-                    manifest,
-                    config,
-                    image.names,
-                    image.handler,
-                    self._stores.snapshotters[image.snapshotter],
-                )
+                home = self._home(image)
+                wanted = Wanted(manifest, config, image.names, image.handler, home)
                 await self._maker.make_ready(
                     wanted,
                     lease,
-                    lambda db, chain_id: images.stand_on(
-                        db, image.row, image.snapshotter, chain_id
-                    ),
+                    lambda db, chain_id: images.stand_on(db, image.row, home.name, chain_id),
                 )
         except ImagedError as error:
             log.warning("image could not be rebuilt", names=image.names, error=str(error))

@@ -60,7 +60,8 @@ class ProxyClient:
     or fails; `NotFoundError`, `AlreadyExistsError` and `InUseError` are its own words.
     """
 
-    def __init__(self, name: str, address: Path) -> None:
+    def __init__(self, name: str, address: Path | None) -> None:
+        """Without an address nobody is there."""
         self._name = name
         self._address = address
         self._channel: grpc.aio.Channel | None = None
@@ -152,6 +153,11 @@ class ProxyClient:
             raise self._told(error) from None
 
     def _stub(self) -> Any:
+        if self._address is None:
+            raise ProxyFailedError(
+                f"proxy snapshotter {self._name} is configured no more (proxy_snapshotters."
+                f"{self._name}); pull its images again"
+            )
         if self._channel is None:
             self._channel = grpc.aio.insecure_channel(
                 f"unix:{self._address}",
