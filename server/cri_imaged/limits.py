@@ -79,6 +79,10 @@ PROXY_CLAIM_SECONDS = 60.0
 """The same, where it may ask a registry before it answers."""
 PROXY_SNAPSHOTS = 100_000
 """Of all that a proxy snapshotter lists."""
+UNREAD_ANSWERS_BYTES = 32 * MIB
+"""Of large answers that clients have not read yet; further ones wait."""
+UNREAD_ANSWER_SECONDS = 10.0
+"""That a large answer waits for others to be read; then it is refused."""
 VIEW_KEY_BYTES = 4 * KIB
 """Of a view's key, which a client chooses and every list of views repeats."""
 

@@ -20,6 +20,7 @@ from cri_imaged.cri.runtime_service import RuntimeService
 from cri_imaged.cri.runtimes_service import RuntimesService
 from cri_imaged.cri.server import CriServer, Services
 from cri_imaged.cri.unix_socket import UnixSocket
+from cri_imaged.cri.unread import UnreadAnswers
 from cri_imaged.cri.upkeep_service import UpkeepService
 from cri_imaged.images.archives.exporter import Exporter
 from cri_imaged.images.archives.importer import Importer
@@ -84,7 +85,7 @@ def server_of(
     reload: Reload,
 ) -> CriServer:
     """The server that `config` wants. `reload` reads the configuration again."""
-    options = config.grpc
+    options, unread = config.grpc, UnreadAnswers()
     return CriServer(
         UnixSocket(options.address, "grpc.address", 0o660, options.uid, options.gid),
         max_receive_bytes=options.max_recv_message_size,
@@ -101,6 +102,7 @@ def server_of(
                 answers=Answers(
                     options.max_send_message_size, config.runtime.image_id_format == "hex"
                 ),
+                unread=unread,
             ),
             runtime=RuntimeService(__version__, {"root": str(config.root)}),
             node=NodeService(
@@ -117,7 +119,7 @@ def server_of(
             archives=ArchivesService(
                 parts.importer, parts.exporter, parts.puller.handlers, parts.names
             ),
-            history=HistoryService(parts.events, parts.history, parts.names),
+            history=HistoryService(parts.events, parts.history, parts.names, unread),
             upkeep=UpkeepService(upkeep.archives, upkeep.prefetched, upkeep.images),
             catalog=_catalog(parts),
             registries=RegistriesService(parts.client, parts.names),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cri_imaged.cri.history_service import HistoryService
 from cri_imaged.cri.names import ClientNames
+from cri_imaged.cri.unread import UnreadAnswers
 from cri_imaged.images.events import Events, PullBegan, Stopping
 from cri_imaged.images.history import PullHistory
 from cri_imaged.images.store import ImageStore
@@ -19,7 +20,9 @@ async def test_a_slow_reader_is_told_how_many_events_it_missed(tmp_path: Path) -
     events = Events()
     database = await Database.open(tmp_path / "metadata.db")
     store = ImageStore(database, (), ())
-    service = HistoryService(events, PullHistory(database, store), ClientNames(Limits(), {}))
+    service = HistoryService(
+        events, PullHistory(database, store), ClientNames(Limits(), {}), UnreadAnswers()
+    )
     async with (
         aclosing(service.WatchEvents(api.WatchEventsRequest(), None)) as slow,  # type: ignore[type-var]
         aclosing(service.WatchEvents(api.WatchEventsRequest(), None)) as quick,  # type: ignore[type-var]

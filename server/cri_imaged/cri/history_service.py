@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from cri_imaged.cri.names import ClientNames
+from cri_imaged.cri.unread import UnreadAnswers
 from cri_imaged.disk import on_disk
 from cri_imaged.errors import QueueFullError
 from cri_imaged.images.events import (
@@ -23,7 +24,7 @@ from cri_imaged.images.history import PullHistory
 from cri_imaged.images.reports import LayerReport, PullReport
 from cri_imaged.images.store import Image
 from cri_imaged.images.timeline import Stage
-from cri_imaged.limits import WATCHERS
+from cri_imaged.limits import LISTED_REPORTS_BYTES, WATCHERS
 from cri_imaged.ports import Account, PullCount
 from cri_imaged.rpc.node.v1 import history_pb2 as api
 from cri_imaged.rpc.node.v1 import history_pb2_grpc
@@ -32,9 +33,12 @@ from cri_imaged.rpc.node.v1 import history_pb2_grpc
 class HistoryService(history_pb2_grpc.HistoryServicer):
     """See history.proto."""
 
-    def __init__(self, events: Events, history: PullHistory, names: ClientNames) -> None:
+    def __init__(
+        self, events: Events, history: PullHistory, names: ClientNames, unread: UnreadAnswers
+    ) -> None:
         self._events = events
         self._history = history
+        self._unread = unread
         self._names = names
         self._watchers = 0
 
@@ -69,6 +73,7 @@ class HistoryService(history_pb2_grpc.HistoryServicer):
     ) -> api.ListReportsResponse:
         """See history.proto."""
         image = self._names.read(request.image)
+        await self._unread.room_for(LISTED_REPORTS_BYTES)
         reports = await self._history.reports(image, request.limit)
         return await on_disk(lambda: api.ListReportsResponse(reports=map(_report, reports)))
 

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from cri_imaged.cri import convert
 from cri_imaged.cri.names import ClientNames
 from cri_imaged.cri.ready import ReadyImages
+from cri_imaged.cri.unread import UnreadAnswers
 from cri_imaged.errors import LimitExceededError
 from cri_imaged.images.handlers import SANDBOX_ANNOTATION
 from cri_imaged.images.inspect import Inspector
@@ -50,6 +51,7 @@ class ImageService:
         meter: UsageMeter,
         names: ClientNames,
         answers: Answers,
+        unread: UnreadAnswers,
     ) -> None:
         self._puller = puller
         self._remover = remover
@@ -58,6 +60,7 @@ class ImageService:
         self._meter = meter
         self._names = names
         self._answers = answers
+        self._unread = unread
         self._ready = ReadyImages(store, self._shown_id)
 
     async def PullImage(  # noqa: N802
@@ -100,6 +103,7 @@ class ImageService:
                     "labels": details.labels,
                     "content": [asdict(each) for each in details.content],
                 }
+                await self._unread.room_for(len(details.config))
                 info = f'{json.dumps(rest)[:-1]}, "imageSpec": {details.config}}}'
                 response += cri.ImageStatusResponse(info={"info": info}).SerializeToString()
         return response
@@ -109,14 +113,15 @@ class ImageService:
     ) -> bytes:
         """A ListImagesResponse: all images that match the filter, in one message."""
         found = self._list(request.filter)
-        response = b"".join(found)
-        if len(response) > self._answers.max_bytes:
+        size = sum(map(len, found))
+        if size > self._answers.max_bytes:
             raise LimitExceededError(
-                f"the list of {len(found)} images has {len(response)} bytes, limit "
+                f"the list of {len(found)} images has {size} bytes, limit "
                 f"{self._answers.max_bytes} (grpc.max_send_message_size); ask by StreamImages, "
                 "or for fewer by a filter"
             )
-        return response
+        await self._unread.room_for(size)
+        return b"".join(found)
 
     async def StreamImages(  # noqa: N802
         self, request: cri.StreamImagesRequest, context: Any
