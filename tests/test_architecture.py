@@ -27,6 +27,7 @@ GROUND = {
     "private",
     "disk",
     "locations",
+    "unix_sockets",
     "spool",
 }
 """Modules that know nothing of images and that every room may use."""
@@ -72,6 +73,7 @@ ROOMS = {
     "decoders": room("knows msgspec alone"),
     "threads": room("knows asyncio alone"),
     "disk": room("knows threads alone", "threads"),
+    "unix_sockets": room("knows sockets alone", "errors"),
     "locations": room("knows the environment alone", "errors"),
     "spool": room(
         "what strangers send, in files; it is read within the budget",

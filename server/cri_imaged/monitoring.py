@@ -28,6 +28,7 @@ from cri_imaged.obs.tracing import exporting, is_wanted
 from cri_imaged.process import background
 from cri_imaged.registry.distribution import DistributionClient
 from cri_imaged.starting import Started
+from cri_imaged.unix_sockets import UnixSocket
 
 log = structlog.get_logger()
 
@@ -62,9 +63,15 @@ async def monitored(
     if config.metrics.page:
         overview = Overview(running, history, base.events, lambda: meter.latest)
         page = await on_disk(lambda: Page(overview.watch))
+    address, path = config.metrics.address, config.metrics.page_socket
     async with AsyncExitStack() as stack:
-        if config.metrics.address is not None:
-            address = config.metrics.address
+        if path is not None:
+            owner = UnixSocket(path, "metrics.page_socket", 0o660, config.grpc.uid, config.grpc.gid)
+            await stack.enter_async_context(
+                MetricsServer(metrics.registry, owner, ready=ready, page=page)
+            )
+            page = None
+        if address is not None:
             await stack.enter_async_context(
                 MetricsServer(metrics.registry, address.host, address.port, ready, page=page)
             )

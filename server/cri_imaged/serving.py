@@ -19,7 +19,6 @@ from cri_imaged.cri.registries_service import RegistriesService
 from cri_imaged.cri.runtime_service import RuntimeService
 from cri_imaged.cri.runtimes_service import RuntimesService
 from cri_imaged.cri.server import CriServer, Services
-from cri_imaged.cri.unix_socket import UnixSocket
 from cri_imaged.cri.unread import UnreadAnswers
 from cri_imaged.cri.upkeep_service import UpkeepService
 from cri_imaged.images.archives.exporter import Exporter
@@ -46,6 +45,7 @@ from cri_imaged.obs.metrics import Metrics
 from cri_imaged.ports import Runtime
 from cri_imaged.registry.distribution import DistributionClient
 from cri_imaged.starting import Started
+from cri_imaged.unix_sockets import UnixSocket
 from cri_imaged.upkeep import Upkeep
 
 Reload: TypeAlias = Callable[[], Awaitable[tuple[Sequence[str], Sequence[str]]]]

@@ -360,6 +360,11 @@ def test_the_page_is_for_this_machine_alone(tmp_path: Path, address: str) -> Non
     file.write_text(f'[metrics]\naddress = "{address}"\npage = true\n')
     with pytest.raises(ConfigError, match=r"metrics\.page: shows .* loopback address alone"):
         load_config(file, privileged=True)
+    file.write_text(f'[metrics]\naddress = "{address}"\npage = true\npage_socket = "/run/p.sock"\n')
+    assert load_config(file, privileged=True).metrics.page
+    file.write_text('[metrics]\npage_socket = "/run/p.sock"\n')
+    with pytest.raises(ConfigError, match=r"metrics\.page_socket: .* want page = true"):
+        load_config(file, privileged=True)
     file.write_text('[metrics]\naddress = "[::1]:9091"\npage = true\n')
     assert load_config(file, privileged=True).metrics.page
 

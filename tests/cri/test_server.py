@@ -23,7 +23,6 @@ from prometheus_client import generate_latest
 from cri_imaged.config.options import Config, GrpcOptions, ImageOptions
 from cri_imaged.config.values import ByteSize, Directory, SocketPath
 from cri_imaged.cri.server import CriServer
-from cri_imaged.cri.unix_socket import claim
 from cri_imaged.daemon import _applier, use_cases
 from cri_imaged.errors import ConfigError
 from cri_imaged.registry.options import RegistryOptions
@@ -31,6 +30,7 @@ from cri_imaged.reloading import Reloader
 from cri_imaged.rpc.runtime.v1 import api_pb2 as cri
 from cri_imaged.rpc.runtime.v1 import api_pb2_grpc
 from cri_imaged.serving import UseCases, server_of
+from cri_imaged.unix_sockets import claim
 from cri_imaged.upkeep import Upkeep
 from tests.images.gated import GatedRegistry
 from tests.images.workbench import image_of, layer, serve

@@ -7,7 +7,10 @@ import base64
 import hashlib
 import json
 import re
+import stat
+import urllib.error
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
+from cri_imaged.errors import ConfigError
 from cri_imaged.images.overview import hosts
 from cri_imaged.images.reports import LayerReport, PullReport
 from cri_imaged.limits import PAGE_WATCHERS
@@ -22,6 +26,8 @@ from cri_imaged.obs.http import MetricsServer
 from cri_imaged.obs.page import Page, is_local, policy
 from cri_imaged.oci.digest import Digest
 from cri_imaged.ports import Account
+from cri_imaged.unix_sockets import UnixSocket
+from tests.support.daemon import Daemon
 
 EVIL = {"reference": "</script><script>alert(1)</script>\n\nevent: now"}
 
@@ -144,3 +150,41 @@ def test_what_registries_did() -> None:
         {"host": "a", "bytes": 5, "failed": 0, "outcome": ""},
         {"host": "b", "bytes": 2, "failed": 0, "outcome": ""},
     ]
+
+
+async def asked_by_socket(path: Path, target: str, host: str = "localhost:9091") -> str:
+    """The head of an answer."""
+    reader, writer = await asyncio.open_unix_connection(path)
+    writer.write(f"GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+    head = (await reader.readuntil(b"\r\n\r\n")).decode()
+    writer.close()
+    return head
+
+
+async def test_on_a_socket_it_is_for_those_who_may_use_the_daemons(tmp_path: Path) -> None:
+    """What Prometheus scrapes may be an address that others reach, then."""
+    path = tmp_path / "page.sock"
+    options = f'page = true\npage_socket = "{path}"'
+    daemon = Daemon(tmp_path / "d", snapshotter="native", metrics_options=options)
+    await asyncio.to_thread(daemon.start)
+    try:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o660
+        assert stat.S_IMODE(daemon.socket.stat().st_mode) == 0o660
+        head = await asked_by_socket(path, "/")
+        assert head.startswith("HTTP/1.1 200 ")
+        assert "text/html" in head
+        assert "text/event-stream" in await asked_by_socket(path, "/events")
+        assert "HTTP/1.1 421 " in await asked_by_socket(path, "/", host="evil.example")
+        assert daemon.metrics("/livez")
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            daemon.metrics("/")
+    finally:
+        await asyncio.to_thread(daemon.stop)
+    assert not path.exists()
+
+
+async def test_a_socket_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    socket = UnixSocket(tmp_path / "file", "metrics.page_socket", 0o660, 0, 0)
+    with pytest.raises(ConfigError, match=r"metrics\.page_socket: .*file exists"):
+        await MetricsServer(CollectorRegistry(), socket).__aenter__()

@@ -60,8 +60,11 @@ class MetricsOptions(msgspec.Struct, frozen=True, kw_only=True):
     """`host:port` that serves /metrics, /v1/metrics, /livez, /readyz and /healthz; empty: off."""
     page: bool = False
     """Whether the same address serves a page for people at /: running and last pulls, the store,
-    problems, registries. It shows names of images and pods, so the address must be a loopback one.
-    """
+    problems, registries. It shows names of images and pods, so the address must be a loopback one,
+    or the page has a socket of its own."""
+    page_socket: SocketPath | None = None
+    """Path of a Unix socket that serves the page in place of `address`, which may be the node's own
+    then. It belongs to `grpc.uid` and `grpc.gid`; `ssh -L` brings it to a browser. Empty: none."""
     containerd_names: tuple[Literal["1.7", "2"], ...] = ("1.7",)
     """Whose names containerd's metrics have: "1.7" (containerd_cri_*), "2" (containerd 2.x',
     containerd_cri_sandboxed_*), or both."""
@@ -70,10 +73,13 @@ class MetricsOptions(msgspec.Struct, frozen=True, kw_only=True):
     image.registry.config_path. All others are `other`; at most 100."""
 
     def __post_init__(self) -> None:
-        if self.page and (self.address is None or not self.address.is_loopback):
+        if self.page_socket and not self.page:
+            raise ValueError("page_socket: serves the page alone, want page = true")
+        local = self.page_socket or (self.address and self.address.is_loopback)
+        if self.page and not local:
             raise ValueError(
-                "page: shows names of images and pods, goes with a loopback address alone, such "
-                'as address = "127.0.0.1:9091"'
+                "page: shows names of images and pods, goes with a page_socket or a loopback "
+                'address alone, such as address = "127.0.0.1:9091"'
             )
 
 

@@ -211,6 +211,10 @@ def _optional_directory(text: str) -> Directory | None:
     return parse_directory(text) if text else None
 
 
+def _optional_socket(text: str) -> SocketPath | None:
+    return parse_socket_path(text) if text else None
+
+
 def _show_optional(value: object) -> str:
     return "" if value is None else str(value)
 
@@ -223,6 +227,7 @@ CODECS: dict[Any, Codec] = {
         "str (a registry or a repository)", _of_str(parse_repository_prefix), str
     ),
     ImageName: Codec("str (a reference)", _of_str(parse_reference), str),
+    SocketPath | None: Codec("str (a path)", _of_str(_optional_socket), _show_optional),
     Directory | None: Codec("str (a path)", _of_str(_optional_directory), _show_optional),
     TimeOfDay: Codec("str (a time of day)", _of_str(parse_time), show_time),
     AtMost: Codec("int", _at_most, int),

@@ -18,7 +18,6 @@ from cri_imaged.cri.node_service import NodeService
 from cri_imaged.cri.registries_service import RegistriesService
 from cri_imaged.cri.runtime_service import RuntimeService, UnservedRuntime
 from cri_imaged.cri.runtimes_service import RuntimesService
-from cri_imaged.cri.unix_socket import UnixSocket
 from cri_imaged.cri.upkeep_service import UpkeepService
 from cri_imaged.rpc.node.v1 import (
     archives_pb2,
@@ -30,6 +29,7 @@ from cri_imaged.rpc.node.v1 import (
     upkeep_pb2,
 )
 from cri_imaged.rpc.runtime.v1 import api_pb2
+from cri_imaged.unix_sockets import UnixSocket
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,8 @@ class CriServer:
         Raises:
             ConfigError: another daemon serves there, or the socket cannot be made; says which.
         """
-        self._socket.bind(self._server)
+        address = f"unix:{self._socket.address}"
+        self._socket.make(lambda: self._server.add_insecure_port(address))
         await self._server.start()
         await self._announce(health_pb2.HealthCheckResponse.SERVING)
 

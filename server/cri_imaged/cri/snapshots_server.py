@@ -10,9 +10,9 @@ import grpc
 
 from cri_imaged.cri.calls import Calls
 from cri_imaged.cri.snapshots_service import SnapshotsService
-from cri_imaged.cri.unix_socket import UnixSocket
 from cri_imaged.ports import RuntimeSnapshots
 from cri_imaged.rpc.containerd.snapshots import snapshots_pb2
+from cri_imaged.unix_sockets import UnixSocket
 
 
 class SnapshotsServer:
@@ -39,7 +39,8 @@ class SnapshotsServer:
         Raises:
             ConfigError: another daemon serves there, or the socket cannot be made; says which.
         """
-        self._socket.bind(self._server)
+        address = f"unix:{self._socket.address}"
+        self._socket.make(lambda: self._server.add_insecure_port(address))
         await self._server.start()
 
     async def stop(self, grace: float) -> None:

@@ -24,6 +24,7 @@ from cri_imaged.limits import (
     METRICS_REQUEST_SECONDS,
 )
 from cri_imaged.obs.page import Page, is_local
+from cri_imaged.unix_sockets import UnixSocket
 
 PATHS = ("/metrics", "/v1/metrics")
 """Prometheus's habit and containerd's path."""
@@ -54,13 +55,14 @@ class MetricsServer:
     def __init__(
         self,
         registry: CollectorRegistry,
-        host: str,
-        port: int,
+        host: str | UnixSocket,
+        port: int = 0,
         ready: Callable[[], Awaitable[str]] | None = None,
         request_seconds: float = METRICS_REQUEST_SECONDS,
         page: Page | None = None,
     ) -> None:
-        """`ready` says why the daemon can serve nobody; empty where it can. None: it can."""
+        """`host` may be a Unix socket. `ready` says why the daemon can serve nobody; empty where it
+        can. None: it can."""
         self._registry = registry
         self._ready = ready
         self._host = host
@@ -79,6 +81,11 @@ class MetricsServer:
 
     async def __aenter__(self) -> MetricsServer:
         """Bind and listen. Raises `ConfigError` where the address cannot be used."""
+        if isinstance(self._host, UnixSocket):
+            self._server = await asyncio.start_unix_server(
+                self._connected, sock=self._host.bound(), limit=METRICS_REQUEST_BYTES
+            )
+            return self
         try:
             self._server = await asyncio.start_server(
                 self._connected, self._host or None, self._port, limit=METRICS_REQUEST_BYTES
@@ -93,6 +100,8 @@ class MetricsServer:
     async def __aexit__(self, *exception: object) -> None:
         if self._server is not None:
             self._server.close()
+        if isinstance(self._host, UnixSocket):
+            self._host.address.unlink(missing_ok=True)
         for connection in self._connections:
             connection.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)

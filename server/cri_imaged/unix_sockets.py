@@ -1,4 +1,4 @@
-"""A Unix socket of a gRPC server: claimed, bound, its owner and mode right from the start."""
+"""A server's Unix socket: claimed, bound, its owner and mode right from the start."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import errno
 import os
 import socket
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-import grpc
 
 from cri_imaged.errors import ConfigError
 
@@ -25,8 +24,18 @@ class UnixSocket:
     uid: int
     gid: int
 
-    def bind(self, server: grpc.aio.Server) -> None:
-        """Have `server` listen here.
+    def bound(self) -> socket.socket:
+        """The socket, on which nobody listens yet. Raises `ConfigError`, as `make`."""
+        made = socket.socket(socket.AF_UNIX)
+        try:
+            self.make(lambda: made.bind(str(self.address)))
+        except BaseException:
+            made.close()
+            raise
+        return made
+
+    def make(self, bind: Callable[[], object]) -> None:
+        """Have `bind` make the socket at `address`.
 
         Raises:
             ConfigError: another daemon serves there, or the socket cannot be made; says which.
@@ -35,8 +44,8 @@ class UnixSocket:
         # The mode must be right from the socket's first moment on.
         before = os.umask(0o777 & ~self.mode)
         try:
-            server.add_insecure_port(f"unix:{self.address}")
-        except RuntimeError as error:
+            bind()
+        except (OSError, RuntimeError) as error:  # gRPC's is the latter
             raise ConfigError(f"{self.option}: cannot listen on {self.address}: {error}") from None
         finally:
             os.umask(before)
