@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import time
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -92,6 +94,33 @@ def _only_pause_is_held(node: Node) -> None:
         known = node.containerd.ctr("snapshots", "--snapshotter", PLUGIN, "list")
         logged = node.containerd.process.log()[-4000:]
         raise AssertionError(f"{error}: {held}; containerd knows\n{known}\n{logged}") from None
+
+
+def test_the_nodes_policy_takes_what_is_old_and_not_what_a_container_runs_from(
+    node: Node, registry: DockerRegistry, app: Pushed
+) -> None:
+    kept = node.daemon.pull(app.reference)
+    spare = registry.push(image(layer({"spare": file("x")})), "node/spare:1")
+    gone = node.daemon.pull(spare)
+    container = node.pods.run("kept", kept, "/bin/sleep", "9999")
+    before = node.daemon.config.read_text()
+    node.daemon.stop()
+    node.daemon.config.write_text(f'{before}\n[image.gc]\nmax_age = "1h"\n')
+    with closing(sqlite3.connect(node.daemon.root / "metadata.db")) as database, database:
+        database.executescript(
+            "UPDATE images SET created = 1, used = 1; UPDATE names SET updated = 1"
+        )
+    node.daemon.start()
+    try:
+        removed = json.loads(node.daemon.cli("gc", "--images", "-o", "json").stdout)["removals"]
+        assert [each["image_id"] for each in removed] == [gone]
+        known = node.containerd.image_names()
+        assert kept in known
+        assert not known & {gone, spare}
+        assert node.containerd.crictl("exec", container, "/bin/cat", "/srv/text") == "hello\n"
+    finally:
+        node.daemon.config.write_text(before)
+        node.daemon.cli("config", "reload")
 
 
 def test_containerd_hears_of_a_pin_and_that_it_was_taken_back(node: Node, app: Pushed) -> None:
