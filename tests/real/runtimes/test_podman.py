@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from tests.real.conftest import Scratch
 from tests.real.runtimes.conftest import Pushed
 from tests.support.crictl import Crictl
 from tests.support.daemon import Daemon
+from tests.support.docker_registry import DockerRegistry
 from tests.support.podman import Podman
 from tests.support.process import wait_until
 from tests.support.store import named
@@ -65,6 +67,16 @@ def test_podman_lists_inspects_and_runs_what_we_pulled(
     assert not list((podman.graph_root / "overlay").rglob("busybox")), "no copy of a layer"
     said = podman.skopeo(app.reference)
     assert len(said["Layers"]) == len(app.image.layers)
+
+
+def test_an_image_whose_config_podman_cannot_read_keeps_no_other_from_it(
+    publishing: Daemon, podman: Podman, app: Pushed, registry: DockerRegistry
+) -> None:
+    publishing.pull(app.reference)
+    publishing.pull(registry.push(replace(app.image, created="yesterday"), "node/odd:1"))
+    (listed,) = podman.images()
+    assert app.reference in listed["Names"]
+    assert podman(*RUN, app.reference) == "hello\n"
 
 
 def test_an_image_is_withdrawn_with_us_and_not_under_a_container(

@@ -7,6 +7,7 @@ long as one of their containers stands on it, across restarts too.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,22 +15,24 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from cri_imaged.disk import on_disk
 from cri_imaged.errors import ImagedError
 from cri_imaged.obs.runtime_metrics import RuntimeMetrics
 from cri_imaged.oci import lenient_json, media_types
 from cri_imaged.oci.digest import Digest
 from cri_imaged.ports import LinkStatus, RuntimeSnapshots, Snapshotter
+from cri_imaged.runtimes.containers_storage import configs
 from cri_imaged.runtimes.containers_storage.records import Layer, image_entry, layer_ids
 from cri_imaged.runtimes.containers_storage.store import AdditionalStore
 from cri_imaged.runtimes.containers_storage.users import Users, in_use
 from cri_imaged.runtimes.images import ImageReader, RuntimeImage
+from cri_imaged.shielding import to_the_end
 
 log = structlog.get_logger(__name__)
 
 PATIENCE = 2.0
 """Seconds that a pull or a removal waits."""
 _SWEEP_SECONDS = 30.0
-_NO_TIME = "1970-01-01T00:00:00Z"
 
 
 class _Blob(msgspec.Struct, rename="camel"):
@@ -40,10 +43,6 @@ class _Blob(msgspec.Struct, rename="camel"):
 
 class _Manifest(msgspec.Struct):
     layers: list[_Blob] | None = None
-
-
-class _Config(msgspec.Struct):
-    created: str | None = None
 
 
 class Publication:
@@ -68,8 +67,13 @@ class Publication:
         self._snapshotter = snapshotter
         self._snapshots = snapshots
         self._metrics = metrics
-        self._lock = asyncio.Lock()  # the store's methods are called one at a time
+        self._lock = asyncio.Lock()
+        """Held while files are locked: a process lets go of all its locks of a file when it closes
+        that anywhere."""
         self._owed: set[Digest] = set()
+        self._changed = asyncio.Event()
+        self._round: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when the next round has ended, which sees what is owed by now."""
         self._problem = "not published yet"
         self._since = time.time()
 
@@ -84,7 +88,8 @@ class Publication:
 
     async def images_in_use(self) -> frozenset[Digest]:
         """See `ports.RuntimeLink`."""
-        used = await asyncio.to_thread(self._used)
+        async with self._lock:
+            used = await to_the_end(asyncio.to_thread(self._used))
         return frozenset(each for each in (await self._reader.names()).values() if each.hex in used)
 
     def _used(self) -> frozenset[str]:
@@ -94,46 +99,73 @@ class Publication:
     async def image_changed(self, image_id: Digest, handler: str) -> None:
         """See `ports.RuntimeLink`."""
         self._owed.add(image_id)
-        try:
-            async with asyncio.timeout(PATIENCE):
-                await self._settle()
-        except TimeoutError:
+        self._changed.set()
+        done, _ = await asyncio.wait({self._round}, timeout=PATIENCE)
+        if not done:
             self._failed(f"not published within {PATIENCE:g} s")
-        except (ImagedError, OSError) as error:
-            self._failed(str(error))
 
     async def run(self) -> None:
-        """Publish everything, then look from time to time for what nobody uses any more."""
-        async with self._lock:
-            await asyncio.to_thread(self._store.open)
-        self._owed.update((await self._reader.names()).values())
+        """Publish everything, then what changes, and look from time to time for what nobody uses
+        any more."""
+        opened = False
         while True:
+            self._changed.clear()
+            ended, self._round = self._round, asyncio.get_running_loop().create_future()
             try:
+                if not opened:
+                    await self._open()
+                    opened = True
                 await self._settle()
             except (ImagedError, OSError) as error:
                 self._failed(str(error))
-            await asyncio.sleep(_SWEEP_SECONDS)
+            except Exception as error:
+                log.exception("images could not be published; it is tried again")
+                self._failed(f"a defect of cri-imaged: {error}")
+            ended.set_result(None)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_SWEEP_SECONDS):
+                    await self._changed.wait()
+
+    async def _open(self) -> None:
+        async with self._lock:
+            await asyncio.to_thread(self._store.open)
+        self._owed.update((await self._reader.names()).values())
 
     async def _settle(self) -> None:
         async with self._lock:
             for image_id in list(self._owed):
-                image = await self._reader.read(image_id)
-                if image is not None and self._snapshotter.name in image.snapshotters:
-                    await self._publish(image)
                 self._owed.discard(image_id)
+                try:
+                    await self._bring_in_line(image_id)
+                except BaseException:
+                    self._owed.add(image_id)
+                    raise
             await self._withdraw()
         self._since = self._since if not self._problem else time.time()
         self._problem = ""
         self._metrics.up.set(1)
         self._metrics.owed.set(len(self._owed))
 
+    async def _bring_in_line(self, image_id: Digest) -> None:
+        image = await self._reader.read(image_id)
+        if image is not None and self._snapshotter.name in image.snapshotters:
+            await self._publish(image)
+
     async def _publish(self, image: RuntimeImage) -> None:
         names = [name for name in image.names if name != image.image_id]
         if not names:
             return  # CRI-O fails every list of images at one without
-        await self._snapshots.adopt(image.chain)
         data = {document.digest: document.data for document in image.documents}
-        created = lenient_json.decode(data[image.image_id], _Config).created or _NO_TIME
+        try:
+            created = await on_disk(lambda: configs.created(data[image.image_id]))
+        except ValueError as error:
+            log.warning(
+                "an image is not published: readers cannot read its config",
+                image=image.image_id,
+                error=str(error),
+            )
+            return
+        await self._snapshots.adopt(image.chain)
         layers = await self._layers(image, data[image.manifest])
         items = {"manifest": data[image.manifest]} | {
             digest if digest == image.image_id else f"manifest-{digest}": each

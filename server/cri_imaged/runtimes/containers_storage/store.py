@@ -69,15 +69,23 @@ class AdditionalStore:
         place.mkdir(mode=0o700, exist_ok=True)
         for key, data in items.items():
             replace(place / file_name(key), data)
-        for layer, _ in layers:
-            self._layers.setdefault(layer.id, layer.entry(image["created"]))
-        write_list(self._layer_records, "layers", list(self._layers.values()))
+        entries = {layer.id: layer.entry(image["created"]) for layer, _ in layers}
+        self._show_layers(entries | self._layers)
         names = set(image["names"])
-        for other in self._images.values():
-            other["names"] = [name for name in other["names"] if name not in names]
-        self._images[image["id"]] = image
-        write_list(self._image_records, "images", list(self._images.values()))
+        others = {
+            id: {**each, "names": [name for name in each["names"] if name not in names]}
+            for id, each in self._images.items()
+        }
+        self._show_images(others | {image["id"]: image})
         return True
+
+    def _show_layers(self, layers: dict[str, Entry]) -> None:
+        write_list(self._layer_records, "layers", list(layers.values()))
+        self._layers = layers
+
+    def _show_images(self, images: dict[str, Entry]) -> None:
+        write_list(self._image_records, "images", list(images.values()))
+        self._images = images
 
     def unneeded(self, known: Set[str], users: Users) -> tuple[list[str], list[str]]:
         """The images that are not `known`, and the layers that no other image stands on: without
@@ -116,12 +124,8 @@ class AdditionalStore:
         Raises:
             InUseError: a reader holds a lock for long.
         """
-        for image in images:
-            del self._images[image]
-        write_list(self._image_records, "images", list(self._images.values()))
-        for layer in layers:
-            del self._layers[layer]
-        write_list(self._layer_records, "layers", list(self._layers.values()))
+        self._show_images({id: each for id, each in self._images.items() if id not in images})
+        self._show_layers({id: each for id, each in self._layers.items() if id not in layers})
         for image in images:
             shutil.rmtree(self._image_records / image, ignore_errors=True)
         for layer in layers:
