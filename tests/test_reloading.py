@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from cri_imaged.config import Config, default_config, load_config
-from cri_imaged.reloading import RELOADABLE, differences, taken_over
+from cri_imaged.errors import NoSpaceError
+from cri_imaged.process import background
+from cri_imaged.reloading import RELOADABLE, Reloader, differences, taken_over
 from tests.support.daemon import Daemon
 from tests.support.process import wait_until
 
@@ -40,6 +43,23 @@ def test_differences_are_named_by_key(tmp_path: Path) -> None:
     mixed = taken_over(old, new)
     assert set(differences(mixed, new)) == {"root", "image.limits.layers"}
     assert set(differences(old, mixed)) <= RELOADABLE
+
+
+async def test_a_reload_that_fails_is_not_the_last_one(tmp_path: Path) -> None:
+    old, new = (configured(tmp_path, f'[debug]\nlevel = "{level}"\n') for level in ("info", "warn"))
+    tried, wanted = asyncio.Event(), asyncio.Event()
+
+    async def apply(_: Config) -> None:
+        tried.set()
+        raise NoSpaceError("the metadata cannot be written")
+
+    reloader = Reloader(old, lambda: new, apply)
+    async with background(reloader.follow(wanted)):
+        for _ in range(2):
+            tried.clear()
+            wanted.set()
+            async with asyncio.timeout(60):
+                await tried.wait()
 
 
 @pytest.fixture

@@ -57,13 +57,19 @@ def raise_descriptor_limit() -> None:
 
 @asynccontextmanager
 async def background(*work: Coroutine[None, None, None]) -> AsyncIterator[None]:
-    """Run tasks while the context lasts. One that ends by an error is a defect and is logged."""
+    """Run tasks while the context lasts. One that ends by an error is a defect, and is logged when
+    it does."""
     tasks = [asyncio.create_task(each) for each in work]
+    for task in tasks:
+        task.add_done_callback(_tell_failure)
     try:
         yield
     finally:
         for task in tasks:
             task.cancel()
-        for result in await asyncio.gather(*tasks, return_exceptions=True):
-            if isinstance(result, Exception):
-                log.error("background task failed", exc_info=result)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _tell_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("background task failed", exc_info=error)

@@ -89,6 +89,8 @@ class Reloader:
                 await self.reload()
             except ConfigError as error:
                 log.error("configuration not reloaded", problems=str(error).splitlines())
+            except Exception:
+                log.exception("configuration not reloaded, or not all of it; it can be tried again")
 
 
 def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:

@@ -129,6 +129,9 @@ class ContainerdLink:
                     await self._connected()
                 except* ContainerdError as group:
                     self._went_down(str(group.exceptions[0]))
+                except* Exception as group:  # our store failed; it may be mended
+                    log.exception("what containerd is to know could not be read; it is tried again")
+                    self._went_down(str(group.exceptions[0]))
                 await asyncio.sleep(_RECONNECT_SECONDS)
         finally:
             await self._client.close()

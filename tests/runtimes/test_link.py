@@ -1,0 +1,72 @@
+"""The link to containerd, where it is our own side that fails."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import grpc
+from prometheus_client import CollectorRegistry
+
+from cri_imaged.limits import Limits
+from cri_imaged.obs.runtime_metrics import RuntimesMetrics
+from cri_imaged.process import background
+from cri_imaged.rpc.containerd.events import events_pb2, events_pb2_grpc
+from cri_imaged.rpc.containerd.version import version_pb2, version_pb2_grpc
+from cri_imaged.runtimes.containerd.client import Containerd
+from cri_imaged.runtimes.containerd.link import ContainerdLink
+from cri_imaged.runtimes.containerd.registration import Registration
+from cri_imaged.runtimes.images import ImageReader
+from tests.images.workbench import Bench, until
+
+
+class Peer(version_pb2_grpc.VersionServicer, events_pb2_grpc.EventsServicer):
+    """As much of containerd as a link asks before it reads our store."""
+
+    def __init__(self) -> None:
+        self.connected = 0
+
+    async def Version(self, request: Any, context: Any) -> version_pb2.VersionResponse:  # noqa: N802
+        self.connected += 1
+        return version_pb2.VersionResponse(version="v2")
+
+    async def Subscribe(  # noqa: N802
+        self, request: Any, context: Any
+    ) -> AsyncIterator[events_pb2.Envelope]:
+        await asyncio.Event().wait()
+        yield events_pb2.Envelope()
+
+
+async def no_image(name: str) -> None:
+    """Nothing is pulled here."""
+
+
+async def test_a_store_that_cannot_be_read_for_a_while_does_not_end_the_link(
+    bench: Bench, tmp_path: Path
+) -> None:
+    peer, server, socket = Peer(), grpc.aio.server(), tmp_path / "containerd.sock"
+    version_pb2_grpc.add_VersionServicer_to_server(peer, server)
+    events_pb2_grpc.add_EventsServicer_to_server(peer, server)
+    server.add_insecure_port(f"unix:{socket}")
+    await server.start()
+    stores, client = bench.parts.base.stores, Containerd(socket, "test")
+    link = ContainerdLink(
+        client,
+        Registration(client, {}, follow_cri=False),
+        ImageReader(stores.database, stores.content, Limits(), lambda _: False, []),
+        RuntimesMetrics(CollectorRegistry()).of(ContainerdLink.name),
+        required=[],
+        bring=no_image,
+    )
+    with closing(sqlite3.connect(bench.root / "metadata.db", isolation_level=None)) as database:
+        database.execute("ALTER TABLE names RENAME TO gone")
+        async with background(link.run()):
+            await until(lambda: peer.connected > 1)
+            assert "no such table" in link.status().problem
+            database.execute("ALTER TABLE gone RENAME TO names")
+            await until(lambda: "no such table" not in link.status().problem)
+    await server.stop(None)
