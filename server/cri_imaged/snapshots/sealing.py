@@ -17,7 +17,9 @@ from cri_imaged.snapshots.seal import is_large
 from cri_imaged.snapshots.tasks import Check, Growth, Threads
 
 _STEP_SECONDS = 0.002
-"""After which the disk is looked at again: it cannot have taken much meanwhile."""
+"""After which the disk is looked at again: it cannot have taken many bytes meanwhile."""
+_STEP_INODES = 4
+"""The same, of files made: on a machine that does little else they are many in that time."""
 _LOOK_SECONDS = 0.01
 _PATIENCE = 10.0
 """Seconds that a seal waits for room. Which pull has to end is decided where all are seen."""
@@ -31,11 +33,19 @@ class _Paced(Growth):
         super().__init__(check)
         self._reserve = reserve
         self._next = 0.0
+        self._made = 0
         self._fd = os.open(place, os.O_PATH | os.O_CLOEXEC)
 
     def close(self) -> None:
         """Release the descriptor."""
         os.close(self._fd)
+
+    def grew(self, size: int, inodes: int) -> None:
+        """See `Check.grew`."""
+        super().grew(size, inodes)
+        self._made += inodes
+        if self._made >= _STEP_INODES:
+            self._next, self._made = 0.0, 0
 
     def __call__(self, let_go: Callable[[], object] = lambda: None) -> None:
         """See `Check`.
