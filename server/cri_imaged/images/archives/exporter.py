@@ -7,6 +7,7 @@ import tarfile
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 
@@ -28,6 +29,7 @@ from cri_imaged.oci import media_types
 from cri_imaged.oci.digest import Digest
 from cri_imaged.oci.reference import Reference
 from cri_imaged.ports import BlobInfo, Lease
+from cri_imaged.shielding import to_the_end
 
 _PIECE = 1 << 20
 _END = bytes(2 * tarfile.BLOCKSIZE)
@@ -130,14 +132,14 @@ class Exporter:
         try:
             left = blob.size
             while left:
-                piece = await on_disk(lambda: os.read(fd, min(_PIECE, left)))  # noqa: B023
+                piece = await to_the_end(on_disk(partial(os.read, fd, min(_PIECE, left))))
                 if not piece:
                     break
-                await on_disk(lambda: hasher.update(piece))  # noqa: B023
+                await on_disk(partial(hasher.update, piece))
                 left -= len(piece)
                 yield piece
         finally:
-            await on_disk(lambda: os.close(fd))
+            await to_the_end(on_disk(partial(os.close, fd)))
         if not blob.digest.matches(hasher):
             raise CorruptContentError(
                 f"blob {blob.digest} is damaged on disk; `cri-imaged check --repair`, then pull "

@@ -30,13 +30,13 @@ class Space:
         Raises:
             NoSpaceError: with the figures.
         """
-        if not missing or await on_disk(lambda: self._shortage(missing)) is None:
+        if not missing or await self._shortage(missing) is None:
             return
         if here is not None:
             await self.make_sure(missing - await here())
             return
         await self.make_room()
-        problem = await on_disk(lambda: self._shortage(missing))
+        problem = await self._shortage(missing)
         if problem is not None:
             raise NoSpaceError(f"no space for this image: {problem}")
 
@@ -58,9 +58,9 @@ class Space:
         reserve free while it writes."""
         return self._reserve.claim(writing)
 
-    def _shortage(self, missing: int) -> str | None:
+    async def _shortage(self, missing: int) -> str | None:
+        room, shortage = await on_disk(lambda: (self._disk.room(), self._disk.shortage()))
         others = self._reserve.outstanding
-        room = self._disk.room()
         if missing + others > room:
             return (
                 f"{missing} compressed bytes are missing, other pulls "
@@ -68,4 +68,4 @@ class Space:
                 f"keeps {self._disk.reserve} in reserve (image.disk_reserve); remove images or "
                 "make room"
             )
-        return self._disk.shortage()
+        return shortage
