@@ -1,4 +1,4 @@
-"""Applying archives in both settings: as root, and as an ordinary user.
+"""Applying archives as root, and as an ordinary user, into directories, or as root into images.
 
 Also a program, `python -m tests.layers.applying FILE`, which applies what FILE lists (JSON: a list
 of [archive, media type, directory, limits]) and prints the outcomes; the tests run it as nobody.
@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,12 +21,14 @@ from cri_imaged.errors import ImagedError
 from cri_imaged.layers.worker.pool import WorkerPool
 from cri_imaged.limits import Limits
 from cri_imaged.oci import media_types
-from cri_imaged.ports import Applied, DirectoryTarget
+from cri_imaged.ports import Applied, DirectoryTarget, ImageTarget, Target
 from tests.layers.sources import Whole, described
 from tests.support.require import require_real
 from tests.support.unprivileged import CHECKOUT, as_nobody
 
 SETTINGS = ("root", "ordinary user")
+IMAGES = "images"
+"""The third setting, of root's."""
 PLAIN = media_types.OCI_LAYER
 
 
@@ -61,9 +63,10 @@ def apply_all(
 ) -> list[Outcome]:
     """Apply archives into empty directories, all in one pool."""
     chosen = limits or Limits()
-    if setting == "root":
+    if setting in ("root", IMAGES):
         require_real(os.geteuid() == 0, "only root applies layers with all their attributes")
-        raw = asyncio.run(_apply_all(jobs, chosen))
+        kind = ImageTarget if setting == IMAGES else DirectoryTarget
+        raw = asyncio.run(_apply_all(jobs, chosen, kind))
     else:
         raw = _as_ordinary_user(jobs, folder, chosen)
     return [_outcome(values) for values in raw]
@@ -109,13 +112,15 @@ def _as_ordinary_user(
     return answer
 
 
-async def _apply_all(jobs: Sequence[Job], limits: Limits) -> list[Mapping[str, object]]:
+async def _apply_all(
+    jobs: Sequence[Job], limits: Limits, kind: Callable[[Path], Target] = DirectoryTarget
+) -> list[Mapping[str, object]]:
     out = []
     async with WorkerPool(limits, max_workers=2) as pool:
         for archive, media_type, target in jobs:
-            into = DirectoryTarget(Path(target))
+            into, source = kind(Path(target)), Whole(Path(archive))
             try:
-                applied = await pool.apply(Whole(Path(archive)), described(media_type), into)
+                applied = await pool.apply(source, described(media_type), into)
             except (ImagedError, OSError) as error:
                 out.append({"error": type(error).__name__, "message": str(error)})
             else:

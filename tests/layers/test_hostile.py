@@ -1,4 +1,4 @@
-"""No archive makes, changes, reads or links anything outside its directory; in both settings."""
+"""No archive makes, changes, reads or links anything outside its directory; in each setting."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.layers.applying import PLAIN, SETTINGS, Outcome, apply_all, make_target
+from cri_imaged.ports import IMAGE
+from tests.layers.applying import IMAGES, PLAIN, Outcome, apply_all, make_target
+from tests.layers.applying import SETTINGS as DIRECTORIES
 from tests.layers.hostile import CASES, EITHER
 from tests.support.require import require_real
 
+SETTINGS = (*DIRECTORIES, IMAGES)
 Results = dict[tuple[str, str], tuple[Outcome, Path]]
 SECRET = b"the victim's own bytes"
 
@@ -24,7 +27,7 @@ def applied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Results]:
     """Every case in every setting: its outcome and its folder."""
     results: Results = {}
     for setting in SETTINGS:
-        if setting == "root" and os.geteuid() != 0:
+        if setting != "ordinary user" and os.geteuid() != 0:
             continue
         folder = tmp_path_factory.mktemp("hostile")
         jobs = []
@@ -63,6 +66,8 @@ def test_hostile_archive(applied: Results, setting: str, name: str) -> None:
     assert stat.S_IMODE(status.st_mode) == (0o640 if os.geteuid() else 0o646)
     assert status.st_nlink == 1
     assert (victim / "hello").read_bytes() == SECRET
+    if setting == IMAGES:
+        assert os.listdir(place / "root") == [IMAGE], "and no file beside it"
     search = ["grep", "--recursive", "--fixed-strings", SECRET.decode(), "."]
     assert subprocess.run(search, cwd=place / "root", check=False).returncode == 1
     expected = CASES[name].outcome

@@ -34,7 +34,7 @@ LOWER = {
 UPPER = {"etc/.wh..wh..opq": WHITEOUT, "etc/new": file("n"), "bin/setgid": file("g", mode=0o2755)}
 
 
-@pytest.mark.parametrize("snapshotter", ["overlay", "native"])
+@pytest.mark.parametrize("snapshotter", ["overlay", "native", "erofs"])
 def test_the_units_capabilities_suffice(
     scratch: Scratch, registry: DockerRegistry, tmp_path: Path, snapshotter: str
 ) -> None:

@@ -100,9 +100,16 @@ def _points() -> Iterator[Point]:
             ("a transaction is committed", "metadata.database:_transact", "after", 30),
         )
     )
-    for name, kind in (("overlay", "OverlayBackend"), ("native", "NativeBackend")):
-        target = f"snapshots.{name}:{kind}.seal"
+    for name in ("overlay", "native", "erofs"):
+        target = f"snapshots.{name}:{name.capitalize()}Backend.seal"
         yield Point(f"a layer is sealed ({name})", target, "after", "pull", 2, snapshotter=name)
+    yield from (
+        Point(name, target, "after", "pull", 2, snapshotter="erofs")
+        for name, target in (
+            ("an image has left its directory", "snapshots.erofs:remove_tree"),
+            ("a layer's digest is written", "metadata.layer_digests:keep"),
+        )
+    )
     yield from (
         Point(name, target, when, "view", calls)
         for name, target, when, calls in (

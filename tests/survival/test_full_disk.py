@@ -157,7 +157,7 @@ def benches(scratch: Scratch, source: Source) -> Iterator[Benches]:
 
 def snapshotter_for(case: int) -> str:
     """They take turns: what differs between them is sealed and cloned only."""
-    return SNAPSHOTTERS[case % 2]
+    return SNAPSHOTTERS[case % len(SNAPSHOTTERS)]
 
 
 @pytest.mark.parametrize(("case", "point"), list(enumerate([*TOO_EARLY, *PERHAPS])))
@@ -174,7 +174,9 @@ def test_the_disk_is_full_when_a_layer_is_sealed(benches: Benches, snapshotter: 
     with benches.lent(snapshotter) as bench:
         point = f"a layer is sealed ({snapshotter})"
         bench.victim.obey(Order(point, 2, "fill", str(bench.filler)))
-        bench.judge(bench.pull(), must_fail=False)
+        error = bench.pull()
+        assert not bench.victim.order.exists(), "no layer was sealed"
+        bench.judge(error, must_fail=False)
 
 
 @pytest.mark.parametrize(("case", "megabytes"), list(enumerate((0.25, 1, 4, 6, 9, 14))))
