@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cri_imaged.erofs.claims import Claims
 from cri_imaged.erofs.directories import value
 from cri_imaged.erofs.format import (
     BLOCK,
@@ -22,7 +23,9 @@ from cri_imaged.erofs.format import (
     SUPER,
     SUPER_SIZE,
     TYPES,
+    Inode,
     Stat,
+    encode_inode,
     encode_superblock,
 )
 from cri_imaged.erofs.reader import Found, Image
@@ -261,6 +264,89 @@ def test_maps_of_more_chunks_than_the_image_holds() -> None:
             verify(file.fileno(), NAMES, lambda: None)
 
 
+FIFO = Stat(stat.S_IFIFO | 0o644, 0, 0, 0)
+LONG = Stat(stat.S_IFIFO | 0o644, 0, 0, 5)
+ROOT = Stat(stat.S_IFDIR | 0o755, 0, 0, 0)
+NUMBER = TYPES[stat.S_IFIFO]
+
+
+def overlapping(what: str, writer: ImageWriter) -> dict[bytes, int]:
+    """Names of what is in the place of something else."""
+    hidden = encode_inode(Inode(FIFO, 0), 0)
+    if what == "one name's file under two":
+        nid = writer.node(FIFO, {})
+        return {b"a": value(nid, NUMBER), b"b": value(nid, NUMBER)}
+    if what == "an inode in another one's attributes":
+        # 64 bytes of the inode, 12 of a header, 4 and 6 of names: the 10 fill a slot.
+        entry = encode_xattr(b"trusted.holder", bytes(10) + hidden)
+        assert entry is not None
+        nid = writer.node(LONG, {b"trusted.holder": entry})
+        return {b"a": value(nid, NUMBER), b"b": value(nid + 3, NUMBER)}
+    writer.begin_file(Stat(stat.S_IFREG | 0o644, 0, 0, 5), {}, 32)
+    writer.write(memoryview(hidden))
+    nid = writer.end_file()
+    return {b"a": value(nid, TYPES[stat.S_IFREG]), b"b": value(nid + 2, NUMBER)}
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "one name's file under two",
+        "an inode in another one's attributes",
+        "an inode in a file's last part",
+    ],
+)
+def test_two_things_in_one_place(what: str) -> None:
+    """The seal changes some structures. In their place nothing may be that was judged before."""
+    with tempfile.TemporaryFile() as file:
+        writer = ImageWriter.begin(file.fileno())
+        names = overlapping(what, writer)
+        writer.root(ROOT, {}, names)
+        writer.finish()
+        with pytest.raises(CorruptContentError, match="two things are in one place"):
+            verify(file.fileno(), NAMES, lambda: None)
+
+
+def test_places_are_told_apart_by_slots() -> None:
+    claims = Claims()
+    claims.take(BLOCK - 64, 64 + 3 * BLOCK)
+    for address, size in ((BLOCK - 32, 1), (2 * BLOCK, 1), (0, 2 * BLOCK), (4 * BLOCK - 1, 2)):
+        with pytest.raises(CorruptContentError, match="in one place"):
+            claims.take(address, size)
+    claims.take(BLOCK - 96, 32)
+    claims.take(4 * BLOCK, 33)
+    with pytest.raises(CorruptContentError, match="in one place"):
+        claims.take(4 * BLOCK + 32, 1)
+
+
+def test_a_list_of_no_attributes() -> None:
+    """The kernel shows none of that inode then."""
+    with tempfile.TemporaryFile() as file:
+        writer = ImageWriter.begin(file.fileno())
+        entry = encode_xattr(b"trusted.a", b"")
+        assert entry is not None
+        nid = writer.node(FIFO, {b"trusted.a": entry})
+        writer.root(ROOT, {}, {b"a": value(nid, NUMBER)})
+        writer.finish()
+        verify(file.fileno(), NAMES, lambda: None)
+        os.pwrite(file.fileno(), struct.pack("<H", 1), nid * 32 + 2)
+        with pytest.raises(CorruptContentError, match="extended attribute"):
+            verify(file.fileno(), NAMES, lambda: None)
+
+
+def test_an_attribute_of_a_longer_name_than_can_be_asked_for() -> None:
+    with tempfile.TemporaryFile() as file:
+        writer = ImageWriter.begin(file.fileno())
+        rest = b"n" * 250
+        nid = writer.node(
+            FIFO, {b"trusted.n": struct.pack("<BBH", len(rest), 4, 0) + rest + b"\0\0"}
+        )
+        writer.root(ROOT, {}, {b"a": value(nid, NUMBER)})
+        writer.finish()
+        with pytest.raises(CorruptContentError, match="extended attribute"):
+            verify(file.fileno(), NAMES, lambda: None)
+
+
 MANY = {f"SCHILY.xattr.user.{number}": "" for number in range(400)}
 HOLES = {**SPARSE, "GNU.sparse.size": "1000000000", "GNU.sparse.map": "0,4096"}
 
@@ -275,13 +361,16 @@ def test_what_a_file_has_is_looked_at_once_however_many_names_it_has(
     judge(sound.data, 2 * len(names))
     sound.put_inode(b"f", "I", 44, 1)  # and where it says that it has but one, it is a lie
     sound.seal()
-    with pytest.raises(CorruptContentError, match=r"attribute|sparse"):
+    with pytest.raises(CorruptContentError, match=r"attribute|sparse|in one place"):
         judge(sound.data, 2 * len(names))
 
 
+PATHS = [b"", b"d", b"d/e", b"d/g", b"d/file", b"d/empty", b"d/s", b"d/link", b"d/pipe", b"d/null"]
 CHANGES = st.lists(
     st.tuples(
-        st.integers(0, (1 << 16) - 1),
+        # Anywhere, or in an inode and what follows it.
+        st.tuples(st.just(None), st.integers(0, (1 << 16) - 1))
+        | st.tuples(st.sampled_from(PATHS), st.integers(0, 100)),
         st.sampled_from([0, 1, 2, 4, 7, 0x7F, 0x80, 0xFF]) | st.integers(0, 255),
     ),
     min_size=1,
@@ -293,10 +382,13 @@ CHANGES = st.lists(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(CHANGES)
-def test_the_kernel_takes_whatever_passes(sound: bytes, changes: list[tuple[int, int]]) -> None:
-    image = Patient(sound)
-    for at, byte in changes:
-        image.data[at % len(sound)] = byte
+def test_the_kernel_takes_whatever_passes(
+    sound: bytes, changes: list[tuple[tuple[bytes | None, int], int]]
+) -> None:
+    image, unspoilt = Patient(sound), Patient(sound)
+    for (path, offset), byte in changes:
+        begin = 0 if path is None else unspoilt.find(path).address
+        image.data[(begin + offset) % len(sound)] = byte
     image.seal()
     with tempfile.NamedTemporaryFile() as file:
         file.write(image.data)

@@ -2,7 +2,8 @@
 
 Whoever wrote it had read a stranger's bytes, and may have obeyed them. All that the kernel follows,
 numbers, addresses, sizes and layouts, has to be what `writer` makes; of data in other layouts it
-would run decompressors. What files hold and say of themselves is the layer's affair. An image
+would run decompressors. Structures are in places of their own, as the seal changes some of them.
+What files hold and say of themselves is the layer's affair. An image
 passes before its seal, which is the daemon's own.
 """
 
@@ -15,6 +16,7 @@ from collections.abc import Callable
 
 from cri_imaged.erofs.allowed import OVERLAYS
 from cri_imaged.erofs.chunks import stored
+from cri_imaged.erofs.claims import Claims
 from cri_imaged.erofs.directories import NAME_BYTES
 from cri_imaged.erofs.format import (
     BLOCK,
@@ -32,7 +34,13 @@ from cri_imaged.erofs.format import (
 )
 from cri_imaged.erofs.reader import Found, Image
 from cri_imaged.erofs.writer import MOST_BLOCKS, MOST_SHARED
-from cri_imaged.erofs.xattrs import decode_one, inline_ones, shared_ones
+from cri_imaged.erofs.xattrs import (
+    LIST_HEADER,
+    decode_one,
+    encode_xattr,
+    inline_ones,
+    shared_ones,
+)
 
 _FILE, _LINK = TYPES[stat.S_IFREG], TYPES[stat.S_IFLNK]
 _KINDS = [TYPES.get(mode << 12) for mode in range(16)]
@@ -40,7 +48,7 @@ _KINDS = [TYPES.get(mode << 12) for mode in range(16)]
 _EMPTY = frozenset(TYPES[kind] for kind in (stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO))
 _DEVICES = frozenset(TYPES[kind] for kind in (stat.S_IFCHR, stat.S_IFBLK))
 _MOST_KNOWN = 1 << 20
-"""Directories in one directory, and files of several names that have attributes or holes: their
+"""Directories in one directory, and files of several names: their
 numbers are in memory, some 100 bytes each."""
 
 
@@ -50,8 +58,7 @@ def verify(fd: int, names: int, check: Callable[[], None]) -> None:
 
     Raises:
         CorruptContentError: it is not as `writer` makes them, has more names, a directory that
-            holds more than a million directories, or more than a million files of several names
-            that have attributes or holes.
+            holds more than a million directories, or more than a million files of several names.
     """
     info = os.fstat(fd)
     blocks, rest = divmod(info.st_size, BLOCK)
@@ -83,7 +90,8 @@ class _Walk:
         self._shared: set[int] = set()
         """Attributes that were looked at."""
         self._several: set[int] = set()
-        """Inodes of several names whose attributes and chunks were looked at."""
+        """Inodes of several names that were looked at."""
+        self._claims = Claims()
         self._at = -1
         self._block = b""
         """The one with that number."""
@@ -132,10 +140,10 @@ class _Walk:
         behind = slot * SLOT + header + xattr_size
         if nid < ROOT_NID or behind > BLOCK or _KINDS[mode >> 12] != kind or not links:
             raise damaged("an inode")
-        has_own = bool(xattr_size) or layout == Layout.CHUNKED
-        looks = has_own and (links == 1 or kind == DIRECTORY or self._is_first(nid))
-        if looks and xattr_size:
+        is_first = links == 1 or kind == DIRECTORY or self._is_first(nid)
+        if is_first and xattr_size:
             self._xattrs(self._image.inode(nid))
+        follows = 0
         if kind in _EMPTY:
             # A device 0/0 would be a whiteout: those are made at the seal.
             if size or layout or bool(place) != (kind in _DEVICES):
@@ -143,16 +151,20 @@ class _Walk:
         elif layout == Layout.CHUNKED:
             if kind != _FILE:
                 raise damaged("the data of a directory or a link")
-            if looks:
-                self._chunks(self._image.inode(nid))
+            if is_first:
+                follows = self._chunks(self._image.inode(nid))
         else:
-            tail = size % BLOCK if layout else 0
-            if bool(tail) != bool(layout) or behind + tail > BLOCK:
+            follows = size % BLOCK if layout else 0
+            if bool(follows) != bool(layout) or behind + follows > BLOCK:
                 raise damaged("the last part of a file")
-            if not self._holds(place, size - tail):
+            if not self._holds(place, size - follows):
                 raise damaged("the place of a file's data")
+            if kind == DIRECTORY:
+                self._claims.take(place * BLOCK, size - follows)
             if kind == _LINK and b"\0" in self._image.link(self._image.inode(nid)):
                 raise damaged("a link's target")
+        if is_first:
+            self._claims.take(nid * SLOT, header + xattr_size + follows)
 
     def _is_first(self, nid: int) -> bool:
         """Whether this is the first name of an inode that has several."""
@@ -168,12 +180,14 @@ class _Walk:
         if self._own < 0:
             raise damaged(what)
 
-    def _chunks(self, found: Found) -> None:
+    def _chunks(self, found: Found) -> int:
+        """The bytes of its map."""
         chunk_map = self._image.chunk_map(found)
         self._spend(len(chunk_map), "a sparse file")
         for block, size in stored(chunk_map, found.inode.place, found.inode.size):
             if not self._holds(block, size):
                 raise damaged("a sparse file")
+        return len(chunk_map)
 
     def _holds(self, block: int, size: int) -> bool:
         """Whether `size` bytes from `block` on are data in the image."""
@@ -182,7 +196,7 @@ class _Walk:
     def _xattrs(self, found: Found) -> None:
         body = self._image.body(found)
         self._spend(len(body), "an extended attribute")
-        names = [name for name, _ in inline_ones(body)]
+        every = list(inline_ones(body))
         for place in shared_ones(body):
             if place in self._shared:
                 continue
@@ -191,7 +205,10 @@ class _Walk:
             room = min(BLOCK - address % BLOCK, self._blocks * BLOCK - address)
             if len(self._shared) > MOST_SHARED or room <= 0:
                 raise damaged("an extended attribute")
-            names.append(decode_one(self._image.read(address, room))[0])
-        # They would speak to overlayfs; its own are set at the seal.
-        if any(name.startswith(OVERLAYS) for name in names):
+            every.append(decode_one(self._image.read(address, room)))
+            self._claims.take(address, len(encode_xattr(*every[-1]) or b""))
+        # The kernel takes no list of none. Overlay's own are set at the seal.
+        if len(body) == LIST_HEADER or any(
+            name.startswith(OVERLAYS) or encode_xattr(name, each) is None for name, each in every
+        ):
             raise damaged("an extended attribute")

@@ -11,6 +11,8 @@ _PREFIXES = {b"user.": 1, b"trusted.": 4, b"security.": 6}
 _WHOLE = {b"system.posix_acl_access": 2, b"system.posix_acl_default": 3}
 _NAMES = {index: name for name, index in (*_PREFIXES.items(), *_WHOLE.items())}
 _HEADER = struct.Struct("<IB7x")
+LIST_HEADER = _HEADER.size
+"""Bytes before the attributes of an inode that has some."""
 _ENTRY = struct.Struct("<BBH")
 _MOST_SHARED = 255
 _NAME_BYTES = 255
