@@ -96,6 +96,7 @@ LAYERS = {
         t.file("fine", pax={"mtime": "-1.5"}),
     ),
     "owners": t.archive(*(t.file(f"{owner}", uid=owner, gid=owner) for owner in (65535, 65536))),
+    "an inode at the very end": t.archive(t.file("a", b"x" * 4032, mtime=0), t.file("b", mtime=0)),
     "nothing": t.archive(),
 }
 
