@@ -115,7 +115,21 @@ OK = b"HTTP/1.1 200 OK\r\n"
         (OK + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\na\r\n", "chunks are too small"),
         (OK + b"Transfer-Encoding: chunked\r\n\r\n1;", b"x", "too long"),
         (OK + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"X: y\r\n", "trailers are too long"),
-        (OK + b"Content-Encoding: gzip\r\n\r\n", gzip.compress(bytes(10 << 20)), "more than"),
+        (
+            OK + b"Content-Encoding: gzip\r\n\r\n",
+            gzip.compress(bytes(10 << 20), mtime=0),
+            "more than",
+        ),
+        (
+            OK + b"Content-Encoding: gzip\r\n\r\n",
+            gzip.compress(b"", mtime=0),
+            "parts .* are too small",
+        ),
+        (
+            OK + b"Content-Encoding: gzip\r\n\r\n",
+            gzip.compress(b"a", mtime=0),
+            "parts .* are too small",
+        ),
         (OK + b"\r\n", b"x", "more than"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import zlib
 from collections.abc import Awaitable, Callable
 
@@ -10,6 +11,12 @@ from cri_imaged.registry.http.errors import EndedError, MalformedError
 _MAGIC = b"\x1f\x8b"
 _MOST = 256 << 10
 """Bytes that one call gives, whatever went in."""
+
+
+_FREE_MEMBERS = 1000
+_LEAST_MEMBER = 64
+"""Bytes of a member's content on average, beyond so many free ones: what is smaller costs more to
+decompress than it brings."""
 
 
 class Gunzipped:
@@ -22,6 +29,8 @@ class Gunzipped:
         self._inflater: zlib._Decompress | None = None
         self._begun = False
         self._plain = False
+        self._members = 0
+        self._bytes = 0
 
     async def read(self) -> bytes:
         """Some bytes; none at the end. Raises what the source does, and `MalformedError`."""
@@ -37,6 +46,9 @@ class Gunzipped:
                 data, self._held = self._held, b""
                 return data
             data = self._inflate()
+            if self._held:
+                # Much may come of little, or little of much: others have their turn in between.
+                await asyncio.sleep(0)
             if data:
                 return data
 
@@ -59,7 +71,11 @@ class Gunzipped:
         except zlib.error:
             raise MalformedError("its gzip coding is damaged") from None
         self._held = self._inflater.unconsumed_tail
+        self._bytes += len(data)
         if self._inflater.eof:
+            self._members += 1
+            if self._bytes < (self._members - _FREE_MEMBERS) * _LEAST_MEMBER:
+                raise MalformedError("the parts of its gzip coding are too small")
             rest = self._inflater.unused_data
             # Another member, or padding.
             self._held = rest if rest.startswith(_MAGIC[: len(rest)]) else b""
