@@ -15,9 +15,10 @@ Address: TypeAlias = tuple[str, int]
 """An IP address, and its scope (the network interface) where it is a link-local one, else 0."""
 Lookup: TypeAlias = Callable[[str], list[Address]]
 
-_THREADS = 128
-"""Lookups at the same time, each of another name; further ones wait. A thread is stuck for as long
-as the system's resolver tries (resolv.conf: timeout, attempts)."""
+_THREADS = 512
+"""Lookups at the same time, each of another name: more than pulls are at work at once. Further ones
+wait. A thread is stuck for as long as the system's resolver tries (resolv.conf: timeout,
+attempts)."""
 _KNOWN_THREADS = 32
 """Besides, of names that were found before: they wait for no crowd of those that never are."""
 _KEPT_SECONDS = 10.0
