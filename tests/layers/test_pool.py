@@ -25,7 +25,7 @@ from cri_imaged.layers.worker.pool import WorkerPool
 from cri_imaged.limits import MIB, Limits
 from cri_imaged.oci import media_types
 from cri_imaged.oci.descriptor import Descriptor
-from cri_imaged.ports import Activity, Applied, DirectoryTarget
+from cri_imaged.ports import Activity, Applied, DirectoryTarget, Sharers
 from tests.layers.listing import kinds
 from tests.layers.sources import Growing, Whole, described
 from tests.support import tarballs as t
@@ -310,7 +310,7 @@ class Crowd:
             if complete:
                 await source.complete()
             into = DirectoryTarget(folder / "root")
-            apply = self.pool.apply(source, PLAIN, into, share=self.share)
+            apply = self.pool.apply(source, PLAIN, into, share=Sharers(self.share))
             self.tasks.append(asyncio.create_task(apply))
             self.sources.append(source)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from cri_imaged.layers.worker.turns import Turns
-from cri_imaged.ports import Activity, Priority
+from cri_imaged.ports import Activity, Priority, Sharers
 
 
 async def test_one_share_that_asks_for_much_holds_up_no_other() -> None:
@@ -35,6 +35,26 @@ async def test_who_has_nobody_at_work_need_not_wait_for_those_who_have() -> None
             assert not last.done()
         await last
         assert not more.done()
+    async with asyncio.timeout(5):
+        await more
+
+
+async def test_work_that_another_pull_wants_too_has_the_turn_of_whoever_is_first() -> None:
+    """Who began a layer may have many others at work; who joins need not wait behind them."""
+    turns, crowd, honest = Turns(1, first=1), Activity(groups=("crowd",)), Activity(groups=("a",))
+    shared = Sharers(crowd)
+    async with turns.place(crowd):
+        place = turns.place_of_any(shared)
+        given = asyncio.create_task(place.__aenter__())
+        more = asyncio.create_task(turns.place(crowd).__aenter__())
+        await asyncio.sleep(0)
+        shared.join(honest)
+        async with asyncio.timeout(5):
+            await given
+        assert not more.done()
+        await place.__aexit__(None, None, None)
+        async with asyncio.timeout(5), turns.place(honest):  # it was given back
+            pass
     async with asyncio.timeout(5):
         await more
 

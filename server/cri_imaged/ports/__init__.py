@@ -40,6 +40,7 @@ from cri_imaged.ports.registry import (
     RequestCounter,
     Resolved,
     Resolver,
+    Sharers,
 )
 from cri_imaged.ports.runtimes import (
     LinkStatus,
@@ -113,6 +114,7 @@ __all__ = [
     "RuntimeSnapshot",
     "RuntimeSnapshots",
     "Secrets",
+    "Sharers",
     "Skipped",
     "SnapshotInfo",
     "SnapshotKind",

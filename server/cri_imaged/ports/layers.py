@@ -13,7 +13,7 @@ import msgspec
 from cri_imaged.oci.descriptor import Descriptor
 from cri_imaged.oci.digest import Digest
 from cri_imaged.ports.content import LayerSource
-from cri_imaged.ports.registry import Activity
+from cri_imaged.ports.registry import Sharers
 from cri_imaged.ports.values import Usage
 
 
@@ -153,17 +153,17 @@ class Applier(Protocol):
         into: Target,
         *,
         algorithm: str = "sha256",
-        share: Activity | None = None,
+        share: Sharers | None = None,
         secret: LayerSecret | None = None,
         diff_id: Digest | None = None,
         origin: str = "",
     ) -> Applied:
         """Apply the layer that `source` gives, while it arrives, into `into`. Of `descriptor`
         media type and annotations say how it is encoded; `algorithm` is the diffID's.
-        Where many wait, each `share`, a pull, gets its turn, whatever others ask for, and before
-        that each of its groups. `secret` decrypts an encrypted layer. `diff_id`: what it should
-        come to, where that is known; the caller compares it. Layers of equal `origin` may share
-        what costs them time, and nothing else.
+        Where many wait, each pull gets its turn, whatever others ask for, and before that each of
+        its groups; the layer has that of whichever of `share` is first. `secret` decrypts an
+        encrypted layer. `diff_id`: what it should come to, where that is known; the caller compares
+        it. Layers of equal `origin` may share what costs them time, and nothing else.
 
         Raises:
             CorruptContentError: malformed compression or archive, naming entry and offset.

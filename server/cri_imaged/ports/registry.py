@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
@@ -56,6 +57,30 @@ class Activity:
         """Another pull waits for what this one does: that has the other's priority from now on,
         where it had a lower one, else who goes first would wait for who gives way."""
         self.priority = min(self.priority, other.priority)
+
+
+class Sharers:
+    """The pulls that want one piece of work, whoever began it. More may come."""
+
+    def __init__(self, *pulls: Activity) -> None:
+        self.pulls = list(pulls)
+        self._joined = asyncio.Event()
+
+    @property
+    def priority(self) -> Priority:
+        """Of whoever goes first among them."""
+        return min((pull.priority for pull in self.pulls), default=Priority.CLIENT)
+
+    def join(self, pull: Activity) -> None:
+        """One more wants it."""
+        self.pulls.append(pull)
+        self._joined.set()
+
+    async def more_than(self, number: int) -> None:
+        """Wait until they are more than so many."""
+        while len(self.pulls) <= number:
+            self._joined.clear()
+            await self._joined.wait()
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from cri_imaged.ports import (
     LayerSource,
     Lease,
     Provenance,
+    Sharers,
     Snapshotter,
     Target,
     Usage,
@@ -106,6 +107,7 @@ class LayerFlight(Flight[LayerMeans]):
         self._lease: Lease | None = None
         self._joined: asyncio.Future[None] | None = None
         """Waited for by the work: done when somebody has joined."""
+        self._sharers = Sharers()
         self._into: Target | None = None
         self._taken = Usage(0, 0)
         self.timeline = Timeline()
@@ -114,6 +116,7 @@ class LayerFlight(Flight[LayerMeans]):
         """See `Flight.join`."""
         for before in self._waiters:
             before.means.activity.awaited_by(waiter.means.activity)
+        self._sharers.join(waiter.means.activity)
         super().join(waiter)
         if self._joined is not None and not self._joined.done():
             self._joined.set_result(None)
@@ -188,7 +191,7 @@ class LayerFlight(Flight[LayerMeans]):
                         step.layer,
                         into,
                         algorithm=step.algorithm,
-                        share=means.activity,
+                        share=self._sharers,
                         secret=means.secret,
                         diff_id=step.diff_id,
                         origin=means.origin,

@@ -36,6 +36,7 @@ from cri_imaged.ports import (
     LayerSecret,
     LayerSource,
     Priority,
+    Sharers,
     Target,
 )
 from cri_imaged.shielding import to_the_end
@@ -146,7 +147,7 @@ class WorkerPool:
         into: Target,
         *,
         algorithm: str = "sha256",
-        share: Activity | None = None,
+        share: Sharers | None = None,
         secret: LayerSecret | None = None,
         diff_id: Digest | None = None,
         origin: str = "",
@@ -171,7 +172,7 @@ class WorkerPool:
         work = Work(encoded(descriptor), algorithm, into, self._reserve, origin)
         most = self._limits.zstd_window_bytes
         window = min(_SMALL_WINDOW, most)
-        share = share or Activity()
+        share = share or Sharers(Activity())
         async with SourceWatch(source) as watch:
             layer = _Layer(source, watch, secret, diff_id)
             while True:
@@ -213,7 +214,7 @@ class WorkerPool:
             clear = True
 
     @asynccontextmanager
-    async def _slot(self, watch: SourceWatch, share: Activity) -> AsyncIterator[None]:
+    async def _slot(self, watch: SourceWatch, share: Sharers) -> AsyncIterator[None]:
         urgent = share.priority is Priority.CLIENT
         if isinstance(watch.state, Available) and urgent and self._room_for_arriving:
             self._room_for_arriving -= 1
@@ -224,7 +225,7 @@ class WorkerPool:
         else:
             while isinstance(watch.state, Available):
                 await watch.changed()
-            async with self._turns.place(share):
+            async with self._turns.place_of_any(share):
                 yield
 
     async def _attempt(self, layer: _Layer, work: Work, limits: Limits, *, clear: bool) -> Applied:

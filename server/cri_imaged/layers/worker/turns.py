@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Hashable
+from collections.abc import AsyncIterator, Coroutine, Hashable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from cri_imaged.ports import Activity
+from cri_imaged.ports import Activity, Sharers
+from cri_imaged.shielding import to_the_end
 
 _Group: TypeAlias = tuple[Hashable, ...]
 """Those of a pull, and the pull itself behind them."""
@@ -73,6 +74,34 @@ class Turns:
                 self._give_back(request.path, seconds, first=first)
         finally:
             self._left(pull)
+
+    @asynccontextmanager
+    async def place_of_any(self, sharers: Sharers) -> AsyncIterator[None]:
+        """Have the place of whichever of the pulls has its turn first: one that has none at work
+        need not wait behind another's layers, because that one began this layer."""
+        if self._free:
+            async with self.place(sharers.pulls[0]):
+                yield
+            return
+        given = asyncio.Event()
+        asked: list[asyncio.Task[None]] = []
+        try:
+            while not given.is_set():
+                new = sharers.pulls[len(asked) :]
+                asked += [asyncio.create_task(self._hold(pull, given)) for pull in new]
+                await _first_of(given.wait(), sharers.more_than(len(asked)))
+            yield
+        finally:
+            for task in asked:
+                task.cancel()
+            await to_the_end(asyncio.gather(*asked, return_exceptions=True))
+
+    async def _hold(self, pull: Activity, given: asyncio.Event) -> None:
+        """Hold a pull's place until cancelled, unless another one was given."""
+        async with self.place(pull):
+            if not given.is_set():
+                given.set()
+                await asyncio.Event().wait()
 
     def _joined(self, pull: Activity) -> list[_Use]:
         path = []
@@ -139,6 +168,15 @@ class Turns:
             if not request.turn.done() and (first := self._take(request.path)) is not None:
                 self._waiting.remove(request)
                 request.turn.set_result(first)
+
+
+async def _first_of(*waits: Coroutine[Any, Any, object]) -> None:
+    tasks = [asyncio.create_task(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 def _groups(pull: Activity) -> list[_Group]:
