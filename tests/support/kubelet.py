@@ -18,6 +18,7 @@ from tests.support.process import Process
 from tests.support.require import require_real
 
 PROGRAM = CACHE / "bin" / "kubelet"
+_AT_FIRST = "Stats initialization may not have completed yet"
 LOG_LINKS = Path("/var/log/containers")
 """Every kubelet of a machine has its links to logs here."""
 
@@ -107,10 +108,13 @@ class Kubelet:
     def stop(self, name: str) -> None:
         (self.manifests / f"{name}.json").unlink()
 
-    def kinds_of_errors(self) -> set[str]:
-        """Whence in its source the lines come that klog marks as errors, and with what words."""
-        line = r'^E\d{4} .*? (\w+\.go):\d+\] ("[^"]*")'
-        return {" ".join(found) for found in re.findall(line, self.process.log(), re.MULTILINE)}
+    def errors(self) -> dict[tuple[str, str], str]:
+        """A line for each kind of those that klog marks as errors: whence in its source they come,
+        and with what words. Without those that a kubelet may have or not, as it measures nothing
+        yet when it first looks."""
+        line = r'^E\d{4} .*? (\w+\.go):\d+\] ("[^"]*").*$'
+        found = re.finditer(line, self.process.log(), re.MULTILINE)
+        return {(each[1], each[2]): each[0] for each in found if _AT_FIRST not in each[2]}
 
     def _configuration(self) -> dict[str, Any]:
         return {
@@ -131,7 +135,6 @@ class Kubelet:
             "enforceNodeAllocatable": [],
             "failSwapOn": False,
             "failCgroupV1": False,
-            "localStorageCapacityIsolation": False,
             "evictionHard": {"nodefs.available": "0%", "imagefs.available": "0%"},
             "podLogsDir": str(self.directory / "pods"),
             "featureGates": {"ImageVolume": True},
