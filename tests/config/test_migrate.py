@@ -38,6 +38,7 @@ mirrors:
     rewrite: {"^library/(.*)": "proxy/$1"}
   "*":
     endpoint: ["any.example", "127.0.0.1:5000"]
+  quay.io:
 configs:
   mirror.example:5000:
     auth: {username: me, password: secret}
@@ -46,6 +47,7 @@ configs:
     tls: {insecure_skip_verify: true}
   "*":
     auth: {username: anyone}
+    tls: {ca_file: /all.pem}
 """
 
 
@@ -65,7 +67,11 @@ def test_k3s() -> None:
     any_host, local, _ = hosts_of(migration, "_default")
     assert (any_host.scheme, local.scheme) == ("https", "http")
     assert hosts_of(migration, "registry.example")[-1].tls.skip_verify
-    assert left(migration) == ['configs."*".auth.username']
+    assert left(migration) == [
+        'configs."*".auth.username',
+        'configs."*".tls',
+        'mirrors."quay.io"',
+    ]
     assert "anyone" not in str(migration.left)
 
 
@@ -187,6 +193,9 @@ def test_crio_and_its_registries() -> None:
     [
         ("a.toml", "version = 1", "version 1"),
         ("a.toml", "[other]", "neither"),
+        ("config.toml", 'disabled_plugins = ["cri"]', "version 1: `containerd config migrate`"),
+        ("hosts.toml", '[host."https://a.example"]', "a hosts.toml is read as it is"),
+        ("hosts.toml", 'server = "https://a.example"\nca = ["a", "b"]', "read as it is"),
         ("a.toml", "= 1", "cannot be read"),
         ("a.yaml", "[", "cannot be read"),
         ("a.yaml", "- 1", "holds no table"),
@@ -222,6 +231,40 @@ def test_the_command_writes_a_configuration_that_is_read(tmp_path: Path) -> None
     again = run("--into", str(folder), str(file))
     assert again.returncode == 1
     assert "exists already" in again.stderr
+
+
+def test_what_containerds_file_imports_goes_over_it(tmp_path: Path) -> None:
+    (tmp_path / "conf.d").mkdir()
+    images = "[plugins.'io.containerd.cri.v1.images']"
+    (tmp_path / "conf.d/b.toml").write_text(f"version = 3\n{images}\nsnapshotter = 'native'\n")
+    (tmp_path / "conf.d/a.toml").write_text(
+        "version = 2\n[plugins.'io.containerd.grpc.v1.cri']\nmax_concurrent_downloads = 9\n"
+    )
+    main = tmp_path / "config.toml"
+    main.write_text(
+        "version = 3\nimports = ['conf.d/*.toml', 'config.toml', '/nowhere/*.toml']\n"
+        f"{images}\nmax_concurrent_downloads = 5\nsnapshotter = 'overlayfs'\n"
+        f"{images[:-1]}.registry]\nconfig_path = '/certs'\n"
+        f"{images[:-1]}.registry.configs.'a.example'.tls]\nca_file = '/ca.pem'\n"
+    )
+    done = run(str(main), "-o", "json")
+    printed = json.loads(done.stdout)
+    image = tomllib.loads(printed["files"]["config.toml"])["image"]
+    assert (image["max_concurrent_downloads"], image["snapshotter"]) == (9, "native")
+    assert [each["key"].rpartition("configs.")[2] for each in printed["left"]] == [
+        '"a.example".tls'
+    ]
+    given = run("-", given=main.read_text())
+    assert "imports: name those files too" in given.stderr
+
+
+def test_what_cannot_be_migrated_is_told_without_a_word_of_our_keys() -> None:
+    done = run("-", given='server = "https://a.example"')
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "cri-imaged: -: a hosts.toml is read as it is: name the folder that has its registry's "
+        "folder in image.registry.config_path"
+    ]
 
 
 def test_the_command_prints() -> None:

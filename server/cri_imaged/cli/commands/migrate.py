@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import sys
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +13,7 @@ import typer
 from cri_imaged.cli.failure import ExitCode, Failure
 from cri_imaged.cli.options import Format
 from cri_imaged.cli.output import Output, counted, note, show, show_data
+from cri_imaged.errors import ConfigError
 
 if TYPE_CHECKING:
     from cri_imaged.config.migrate import Migration
@@ -41,7 +44,8 @@ def migrate(
 ) -> None:
     """Make a configuration from another program's.
 
-    A later file goes over an earlier one. Without --into all is printed. What could not be carried
+    A later file goes over an earlier one, and what containerd's file imports over that. Without
+    --into all is printed. What could not be carried
     over is listed on standard error, with the reason. A hosts.toml needs no migration: it is read
     as it is.
 
@@ -54,7 +58,10 @@ def migrate(
     """
     from cri_imaged.config.migrate import migrate as migrated  # for this command alone
 
-    found = migrated({str(file): _text(file) for file in files})
+    try:
+        found = migrated({str(each): _text(each) for file in files for each in _imported(file)})
+    except ConfigError as error:
+        raise Failure(ExitCode.USAGE, str(error)) from None
     documents = _documents(found, into or Path("/etc/cri-imaged"))
     if into:
         _write(into, documents)
@@ -85,6 +92,18 @@ def _documents(found: Migration, folder: Path) -> dict[str, str]:
     for name, hosts in sorted(found.hosts.items()):
         documents[f"{HOSTS}/{name}/hosts.toml"] = tomli_w.dumps(hosts.document())
     return documents
+
+
+def _imported(file: Path) -> list[Path]:
+    """A file, and those that it imports, as containerd's may; patterns are below its own folder."""
+    try:
+        imports = tomllib.loads(_text(file)).get("imports") if file.suffix == ".toml" else None
+    except tomllib.TOMLDecodeError:
+        return [file]  # which is told later
+    listed = imports if isinstance(imports, list) else []
+    patterns = [each for each in listed if isinstance(each, str)]
+    found = (name for each in patterns for name in sorted(glob.glob(str(file.parent / each))))
+    return [file, *(Path(name) for name in found if not Path(name).samefile(file))]
 
 
 def _text(file: Path) -> str:

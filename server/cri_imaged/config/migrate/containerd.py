@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from cri_imaged.config.migrate.hosts import tls_fields
-from cri_imaged.config.migrate.migration import Source
+from cri_imaged.config.migrate.migration import STANDARD_INPUT, Source
 from cri_imaged.config.migrate.mirrors import Mirrors
 from cri_imaged.errors import ConfigError
 
+KEYS = frozenset({"version", "plugins", "imports", "disabled_plugins", "required_plugins"})
+"""A file that has one of them at the top is containerd's."""
 _IMAGES = {
     2: "io.containerd.grpc.v1.cri",
     3: "io.containerd.cri.v1.images",
@@ -41,7 +43,10 @@ def read(source: Source) -> None:
     if version not in _IMAGES:
         newer = "`containerd config migrate` makes a newer one of it"
         raise ConfigError(f"{source.file}: version {version or 1}: {newer}")
-    source.leave("imports", "name those files too, or give what `containerd config dump` prints")
+    if source.file == STANDARD_INPUT:
+        source.leave(
+            "imports", "name those files too, but for what `containerd config dump` prints"
+        )
     source.inner("debug").carry("level", "debug", "level")
     plugins = source.inner("plugins")
     images = plugins.inner(_IMAGES[version])
@@ -105,6 +110,8 @@ def _registry(registry: Source) -> None:
         tls[host] = tls_fields(config.inner("tls").table, _TLS)
     if registry.table.get("config_path"):
         registry.leave("mirrors", "containerd reads none where config_path is set")
+        for _, config in configs.tables():
+            config.leave("tls", "containerd reads none where config_path is set")
         return
     mirrors = Mirrors(registry.migration, tls)
     for name, mirror in registry.inner("mirrors").tables():

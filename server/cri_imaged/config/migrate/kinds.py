@@ -43,8 +43,13 @@ def _reader(name: str, document: Mapping[str, Any]) -> Callable[[Source], None]:
         return k3s.read
     if "crio" in document:
         return crio.read
-    if "plugins" in document or "version" in document:
+    if not containerd.KEYS.isdisjoint(document):
         return containerd.read
+    if "host" in document or "server" in document:
+        raise ConfigError(
+            f"{name}: a hosts.toml is read as it is: name the folder that has its registry's "
+            "folder in image.registry.config_path"
+        )
     if "registry" in document or "unqualified-search-registries" in document:
         return registries_conf.read
     raise ConfigError(

@@ -11,6 +11,8 @@ from cri_imaged.config.migrate.hosts import RegistryHosts
 from cri_imaged.config.options import Config
 from cri_imaged.errors import ConfigError
 
+STANDARD_INPUT = "-"
+"""Name of the file that nobody knows the imports of; those of others are given with it."""
 _T = TypeVar("_T")
 _KNOWN = frozenset(known_keys(Config))
 
