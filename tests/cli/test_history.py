@@ -93,6 +93,10 @@ async def test_pulls_tells_of_the_past(peer: Peer) -> None:
     assert [row[1:4] for row in rows] == [["0123456789abc", "3", "1"], ["(failed)", "2", "0"]]
     shown = json.loads((await peer.run("pulls", "--of", "a:1", "-o", "json")).out)
     assert shown["counts"][0]["pulls"] == 3
+    peer.answers["CountPulls"] = api.CountPullsResponse()
+    for form in ("text", "json"):
+        ran = await peer.run("pulls", "--of", "a:1", "-o", form)
+        assert (ran.code, ran.out) == (3, "")
 
 
 async def test_images_and_inspect_say_how_often_an_image_was_pulled(peer: Peer) -> None:

@@ -31,7 +31,7 @@ async def test_images(peer: Peer) -> None:
         ["docker.io/library/a", "1", "0123456789abc", "3 days ago", "2.0 KiB"],
         ["<none>", "<none>", "ff", "1 B"],
     ]
-    assert peer.requests[0].filter.image.image == "a"
+    assert peer.asked(api_pb2.StreamImagesRequest)[0].filter.image.image == "a"
 
     assert (await peer.run("images", "-q")).out.split() == [IMAGE_ID, "sha256:ff"]
     shown = json.loads((await peer.run("images", "-o", "json")).out)
@@ -50,6 +50,22 @@ async def test_images(peer: Peer) -> None:
 def squeezed(text: str) -> list[str]:
     """A table's lines, whose columns are three blanks apart."""
     return [re.sub(r" {3,}", "   ", line) for line in text.splitlines()]
+
+
+async def test_a_repositorys_name_means_all_its_tags(peer: Peer) -> None:
+    names = {"ff": "docker.io/library/a:2", "fe": "docker.io/library/ab:1", "fd": "r.example/a:1"}
+    every = [IMAGE, *(api_pb2.Image(id=f"sha256:{key}", repo_tags=[names[key]]) for key in names)]
+
+    async def answer(request: api_pb2.StreamImagesRequest) -> list[api_pb2.StreamImagesResponse]:
+        """None is a:latest."""
+        found = [] if request.filter.image.image else every
+        return [api_pb2.StreamImagesResponse(images=found)]
+
+    peer.answers["StreamImages"] = answer
+    for name in ("a", "library/a", "docker.io/library/a"):
+        assert (await peer.run("images", "-q", name)).out.split() == [IMAGE_ID, "sha256:ff"]
+    for name in ("a:3", "r.example/b", "a@sha256:" + 64 * "0"):
+        assert "no such image is present" in (await peer.run("images", name)).err
 
 
 async def test_a_filter_that_nothing_meets_is_told(peer: Peer) -> None:
@@ -123,6 +139,14 @@ async def test_rm_all_spares_what_is_pinned(peer: Peer) -> None:
     assert ran.out == f"removed {IMAGE_ID}\n"
     assert (await peer.run("rm")).code == 2
     assert (await peer.run("rm", "--all", "a")).code == 2
+
+
+async def test_rm_by_force_tells_of_what_is_not_there_and_succeeds(peer: Peer) -> None:
+    peer.answers["ImageStatus"] = api_pb2.ImageStatusResponse()
+    assert (await peer.run("rmi", "gone")).code == 3
+    ran = await peer.run("rmi", "-f", "gone")
+    assert ran.code == 0
+    assert "no image gone is present" in ran.err
 
 
 async def test_inspect(peer: Peer) -> None:

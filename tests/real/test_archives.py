@@ -84,18 +84,21 @@ def test_a_layouts_directory_and_standard_input(
     assert imported["image_id"] == busybox.id
     assert imported["names"][0] == "registry.example/app:v1"
     archive = tmp_path / "a.tar"
-    daemon.cli("export", busybox.id, "-o", str(archive))
-    daemon.cli("rm", busybox.id)
-    with archive.open("rb") as file:
-        run = subprocess.run(
-            [str(daemon.program), "load", "-", "--address", str(daemon.socket)],
-            stdin=file,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    assert run.returncode == 0, run.stderr
-    assert daemon.image("registry.example/app:v1") is not None
+    address = ("--address", str(daemon.socket))
+    with archive.open("wb") as file:
+        subprocess.run([daemon.program, "save", busybox.id, *address], stdout=file, check=True)
+    for arguments in (["load", "-"], ["load"], ["load", "-i", str(archive)]):
+        daemon.cli("rm", busybox.id)
+        with archive.open("rb") as file:
+            run = subprocess.run(
+                [daemon.program, *arguments, *address],
+                stdin=file,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        assert run.returncode == 0, run.stderr
+        assert daemon.image("registry.example/app:v1") is not None
 
 
 @pytest.mark.parametrize("kind", ["oci", "docker"])

@@ -72,6 +72,10 @@ class Row:
         """Whether it has no tag."""
         return self.tag == NONE
 
+    def is_of(self, repository: str) -> bool:
+        """Whether it is a tag of a repository, which may lack the registry that is implied."""
+        return bool(repository) and repository in (self.repository, *_short(self.repository))
+
     def fields(self, *, whole_ids: bool, now: float) -> dict[str, str]:
         """What templates call its fields, by Docker's names."""
         return {
@@ -100,6 +104,23 @@ def rows_of(image: api_pb2.Image, built: int) -> list[Row]:
         Row(repository, tag, by_repository.get(repository, NONE), image, built)
         for repository, tag in names
     ]
+
+
+async def rows_named(daemon: Daemon, name: str, described: Descriptions) -> list[Row]:
+    """A row for each tag of the images that a name, tag, digest or ID means, and of a repository
+    each of its tags; of all images where it is empty."""
+
+    def rows(images: Iterable[api_pb2.Image]) -> list[Row]:
+        nothing = catalog_pb2.ImageDescription()
+        known = ((image, described.get(key_of(image), nothing)) for image in images)
+        return [row for image, told in known for row in rows_of(image, told.built_at)]
+
+    meant = await listed(daemon, name)
+    if not name or "@" in name or ":" in name.rpartition("/")[2]:
+        return rows(meant)
+    keys = {key_of(image) for image in meant}
+    every = rows(await listed(daemon))
+    return [row for row in every if key_of(row.image) in keys or row.is_of(name)]
 
 
 def stamp(nanoseconds: int) -> str:
@@ -181,8 +202,13 @@ def _built(name: str, rows: Sequence[Row]) -> int:
 def _matches(row: Row, pattern: str) -> bool:
     """Whether a pattern (`*`, `?`, `[…]`) is for a row's name: with or without its tag, and with or
     without the registry that is implied."""
-    short = row.repository.removeprefix("docker.io/").removeprefix("library/")
-    names = (row.repository, row.repository.removeprefix("docker.io/"), short)
+    names = (row.repository, *_short(row.repository))
     return any(
         fnmatchcase(name, pattern) or fnmatchcase(f"{name}:{row.tag}", pattern) for name in names
     )
+
+
+def _short(repository: str) -> tuple[str, str]:
+    """What people call it."""
+    without = repository.removeprefix("docker.io/")
+    return without, without.removeprefix("library/") if without != repository else without

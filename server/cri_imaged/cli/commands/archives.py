@@ -33,8 +33,13 @@ _KINDS = {Kind.OCI: api.ARCHIVE_FORMAT_OCI, Kind.DOCKER: api.ARCHIVE_FORMAT_DOCK
 File: TypeAlias = Annotated[
     str,
     typer.Argument(
-        metavar="FILE|-", help="A tar, plain or in gzip or zstd; a layout's directory; - for stdin."
+        metavar="[FILE|-]",
+        help="A tar, plain or in gzip or zstd; a layout's directory; - for stdin, as without.",
+        show_default=False,
     ),
+]
+Input: TypeAlias = Annotated[
+    str, typer.Option("--input", "-i", metavar="FILE", help="FILE, by habit.", show_default=False)
 ]
 Name: TypeAlias = Annotated[
     str,
@@ -50,7 +55,10 @@ Names: TypeAlias = Annotated[
     list[str], typer.Argument(help="Names, or full or truncated IDs.", metavar="NAME...")
 ]
 Into: TypeAlias = Annotated[
-    str, typer.Option("--output", "-o", metavar="FILE", help="Where to write it; - for stdout.")
+    str,
+    typer.Option(
+        "--output", "-o", metavar="FILE", help="Where to write it; - for stdout, as without."
+    ),
 ]
 ArchiveKind: TypeAlias = Annotated[
     Kind, typer.Option("--format", help="oci: an OCI image layout. docker: as docker save.")
@@ -58,7 +66,8 @@ ArchiveKind: TypeAlias = Annotated[
 
 
 def import_images(
-    file: File,
+    file: File = "",
+    from_file: Input = "",
     name: Name = "",
     runtime_handler: Handler = "",
     output: Format = Output.TEXT,
@@ -77,6 +86,11 @@ def import_images(
       cri-imaged import --name registry.example/app:v1 layout/
       docker save app:v1 | cri-imaged import -
     """
+    if file and from_file:
+        raise typer.BadParameter("give FILE once")
+    file = file or from_file or "-"
+    if file == "-" and sys.stdin.isatty():
+        raise Failure(ExitCode.USAGE, "standard input is a terminal", "name a file, or pipe one in")
     options = api.ImportOptions(name=name, runtime_handler=runtime_handler)
     found: list[api.ImportImagesResponse] = []
     try:
@@ -88,7 +102,7 @@ def import_images(
 
 def export(
     names: Names,
-    output: Into,
+    output: Into = "-",
     kind: ArchiveKind = Kind.OCI,
     runtime_handler: Handler = "",
     address: Address = None,

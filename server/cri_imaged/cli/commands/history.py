@@ -99,11 +99,11 @@ def show_counts(image: str, output: Output, address: str | None) -> None:
     """How often an image was pulled."""
     request = api.CountPullsRequest(image=image)
     found = call(address, lambda daemon: daemon.history.CountPulls(request, timeout=ANSWER_SECONDS))
+    if not found.counts:
+        raise Failure(ExitCode.NOT_FOUND, f"no pull of {image} is known")
     if output.structured:
         show_data(document(found), output)
         return
-    if not found.counts:
-        raise Failure(ExitCode.NOT_FOUND, f"no pull of {image} is known")
     show_columns(
         ("REFERENCE", "HANDLER", "IMAGE ID", "PULLS", "FETCHED", "BYTES", "FIRST", "LAST"),
         [

@@ -16,8 +16,7 @@ from cri_imaged.cli.image_list import (
     described,
     filtered,
     key_of,
-    listed,
-    rows_of,
+    rows_named,
 )
 from cri_imaged.cli.options import Address, Format
 from cri_imaged.cli.output import (
@@ -46,7 +45,7 @@ _HEADERS = {
 
 def images(
     name: Annotated[
-        str, typer.Argument(help="Show only images of this name, tag, digest or ID.")
+        str, typer.Argument(help="Show only images of this repository, tag, digest or ID.")
     ] = "",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print full IDs only.")] = False,
     digests: Annotated[bool, typer.Option("--digests", help="Show digests too.")] = False,
@@ -133,21 +132,18 @@ async def _rows(
     daemon: Daemon, name: str, *, counted: bool
 ) -> tuple[list[Row], list[history_pb2.PullCount]]:
     """A row for each tag; and, where it is `counted`, how often images were pulled."""
-    images = await listed(daemon, name)
     try:
         found = await described(daemon)
     except grpc.aio.AioRpcError:
         found = {}  # an older daemon must keep nobody from what he asked for
+    rows = await rows_named(daemon, name, found)
     counts: list[history_pb2.PullCount] = []
     if counted:
         from cri_imaged.cli.pull_counts import pull_counts
 
-        counts = await pull_counts(daemon, images[0].id if name and images else "")
-    return [
-        row
-        for image in images
-        for row in rows_of(image, found[key_of(image)].built_at if key_of(image) in found else 0)
-    ], counts
+        ids = {row.image.id for row in rows}
+        counts = await pull_counts(daemon, ids.pop() if len(ids) == 1 else "")
+    return rows, counts
 
 
 def _document(row: Row, counts: list[history_pb2.PullCount]) -> dict[str, Any]:

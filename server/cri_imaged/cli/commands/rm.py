@@ -25,6 +25,9 @@ def rm(
     every: Annotated[
         bool, typer.Option("--all", help="Remove every image that is not pinned.")
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", "-f", help="Do not fail for names that are not there.")
+    ] = False,
     runtime_handler: Handler = "",
     output: Format = Output.TEXT,
     address: Address = None,
@@ -46,16 +49,21 @@ def rm(
         specs = [
             api_pb2.ImageSpec(image=name, runtime_handler=runtime_handler) for name in names or ()
         ]
-        call(address, lambda daemon: _remove(daemon, specs, output, removed))
+        absent = call(address, lambda daemon: _remove(daemon, specs, output, removed))
     finally:
         if output.structured:
             show_data({"removed": removed}, output)
+    if absent and force:
+        note(f"cri-imaged: {absent.message}")
+    elif absent:
+        raise absent
 
 
 async def _remove(
     daemon: Daemon, specs: list[api_pb2.ImageSpec], output: Output, removed: list[str]
-) -> None:
-    """Remove what is there, then fail for the first name that is not. `removed` gets their IDs."""
+) -> Failure | None:
+    """Remove what is there; `removed` gets their IDs. Returns what is to be told of the first name
+    that is not."""
     absent: Failure | None = None
     every = () if specs else await listed(daemon)
     for spec in specs or [_spec_of(image) for image in every if not image.pinned]:
@@ -73,8 +81,7 @@ async def _remove(
             show(f"removed {image.id}")
         for holder in holders:
             note(f"its layers stay until this ends: {holder}")
-    if absent:
-        raise absent
+    return absent
 
 
 def _spec_of(image: api_pb2.Image) -> api_pb2.ImageSpec:
