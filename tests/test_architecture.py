@@ -208,7 +208,8 @@ SUB_ROOMS = {
         "images.health.durability",
     ),
     "images/archives": room(
-        "an import is a pull whose registry is a file",
+        "an import is a pull whose registry is a file, and verified as one",
+        "images.verification",
         *("images.pull", "images.transfers", "images.leases", "images.stores", "images.gc"),
         *("images.store", "images.handlers", "images.health.rebuild"),
     ),

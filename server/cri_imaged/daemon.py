@@ -167,6 +167,7 @@ async def use_cases(config: Config, *, offline: bool = False) -> AsyncIterator[U
         base.events.attach(history.hear)
         demands = _demands(options.verification)
         await demands.check_keys()
+        verifier = Verifier(demands, base.stores.documents, spools)
         with closing(_durability(config, base.stores)) as durability:
             puller = Puller(
                 resolver=client,
@@ -180,7 +181,7 @@ async def use_cases(config: Config, *, offline: bool = False) -> AsyncIterator[U
                     limits,
                     trusts_store=options.trust_store,
                     progress_timeout=options.image_pull_progress_timeout or None,
-                    verifier=Verifier(demands, client, base.stores.documents, spools),
+                    verifier=verifier,
                     schema1=Schema1Converter(
                         base.stores, base.maker, base.applier, enabled=options.enable_schema1
                     ),
@@ -204,7 +205,7 @@ async def use_cases(config: Config, *, offline: bool = False) -> AsyncIterator[U
                 checker=_checker(base, puller, demands),
                 demands=demands,
                 importer=Importer(
-                    base.stores, base.transfers, base.maker, base.space, base.collector
+                    base.stores, base.transfers, base.maker, base.space, base.collector, verifier
                 ),
                 exporter=Exporter(base.stores, base.store),
                 history=history,

@@ -184,6 +184,30 @@ async def test_names_are_the_archives_unless_one_is_given(bench: Bench, tmp_path
         await import_into(bench, tar_of(two), "registry.example/other:v1")
 
 
+@pytest.mark.parametrize("name", ["v1+meta", "my image", "Upper/Case:1"])
+async def test_what_only_its_writer_calls_an_image_is_no_name(
+    bench: Bench, tmp_path: Path, name: str
+) -> None:
+    image = image_of(layer(1))
+    archive = tar_of(layout(tmp_path / "layout", name, image))
+    [imported] = await import_into(bench, archive)
+    assert (imported.image_id, imported.names) == (image.id, ())
+    [imported] = await import_into(bench, archive, "app:2")
+    assert imported.names[0] == "docker.io/library/app:2"
+
+
+async def test_odd_names_in_dockers_format(bench: Bench) -> None:
+    image = image_of(layer(1))
+    files, links = docker_archive((image, ["<none>:<none>"]))
+    [saved] = json.loads(files["manifest.json"])
+    files["manifest.json"] = json.dumps([{**saved, "Config": f"./{saved['Config']}"}]).encode()
+    [imported] = await import_into(bench, tar_of(files, links))
+    assert (imported.image_id, imported.names) == (image.id, ())
+    files, links = docker_archive((image, ["UPPER"]))
+    with pytest.raises(InvalidRequestError, match=r"archive: .*lower case; give .* \(--name\)"):
+        await import_into(bench, tar_of(files, links))
+
+
 async def test_an_image_of_two_tags_gets_both(bench: Bench, tmp_path: Path) -> None:
     image = image_of(layer(1))
     for tag in ("v1", "latest"):

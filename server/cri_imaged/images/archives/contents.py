@@ -3,6 +3,7 @@ there, from `docker save`'s `manifest.json`."""
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,14 @@ CONTAINERD_NAME = "io.containerd.image.name"
 REF_NAME = "org.opencontainers.image.ref.name"
 """Annotation of an index's entry: a whole reference, or a tag alone."""
 
+_KIND = "kind"
+_COSIGN = "dev.cosignproject.cosign/"
+_SIGNATURES = f"{_COSIGN}sigs"
+_COSIGNS_IMAGES = (f"{_COSIGN}image", f"{_COSIGN}imageIndex")
+_ATTACHED = re.compile(r"sha(?:256|512)-[0-9a-f]{64,128}(?:\.[a-z]+)?")
+"""Tags of what is attached to an image: signatures, say, and lists of referrers."""
+UNTAGGED = "<none>:<none>"
+"""What old dockers and podmans list as the name of an image that has none."""
 _LINKS_FOLLOWED = 8
 _TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
 _BLOB = re.compile(r"blobs/(sha256|sha512)/([0-9a-f]+)")
@@ -46,6 +55,7 @@ class Archive:
 
     def find(self, name: str) -> File | None:
         """The file of that name, through links within the archive."""
+        name = posixpath.normpath(name)
         for _ in range(_LINKS_FOLLOWED):
             if name in self.files:
                 return self.files[name]
@@ -75,6 +85,15 @@ class Packed:
     """Whether the archive has its manifest, and not only what one is made of."""
 
 
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What an `index.json` lists."""
+
+    images: list[Packed]
+    attached: Mapping[str, Descriptor]
+    """What belongs to an image, such as its signatures, by the tag that it has in a registry."""
+
+
 def named_digest(name: str) -> tuple[str, str]:
     """The algorithm that a file is to be hashed with, and the digest that its name promises:
     empty where it is no blob's."""
@@ -82,8 +101,9 @@ def named_digest(name: str) -> tuple[str, str]:
     return (found[1], f"{found[1]}:{found[2]}") if found else ("sha256", "")
 
 
-def images_of_layout(data: bytes, limits: Limits) -> list[Packed]:
-    """The images that an `index.json` lists, each once, with all names that it has there.
+def read_layout(data: bytes, limits: Limits) -> Layout:
+    """The images that an `index.json` lists, each once, with all names that it has there, and what
+    is attached to them, also as `cosign save` writes it.
 
     Raises:
         CorruptContentError, UnsupportedContentError, LimitExceededError
@@ -91,18 +111,41 @@ def images_of_layout(data: bytes, limits: Limits) -> list[Packed]:
     index = parse_document(data, media_types.OCI_INDEX, limits)
     assert isinstance(index, Index)
     found: dict[Digest, Packed] = {}
+    attached: dict[str, Descriptor] = {}
+    signatures: list[Descriptor] = []
     for entry in index.manifests:
         said = entry.descriptor()
         whole = said.annotations.get(CONTAINERD_NAME, "")
         short = said.annotations.get(REF_NAME, "")
         tag = short if _TAG.fullmatch(short) else ""
-        name = whole or ("" if tag else short)
+        # What it is called by is the writer's own affair (OCI image spec, image-layout.md).
+        name = whole or ("" if tag or not _is_reference(short) else short)
         target = Descriptor(said.media_type, said.digest, said.size)
+        kind = said.annotations.get(_KIND, "")
+        if kind == _SIGNATURES:
+            signatures.append(target)
+        last = tag or name.rpartition(":")[2]
+        if _ATTACHED.fullmatch(last):
+            attached[last] = target
+            continue
+        if kind.startswith(_COSIGN) and kind not in _COSIGNS_IMAGES:
+            continue
         before = found.get(said.digest) or Packed(target, (), (), has_digest=True)
         found[said.digest] = replace(
             before, names=_with(before.names, name), tags=_with(before.tags, tag)
         )
-    return list(found.values())
+    if len(found) == len(signatures) == 1:  # cosign does not say of which image they are
+        (image,) = found
+        attached.setdefault(f"{image.algorithm}-{image.hex}.sig", signatures[0])
+    return Layout(list(found.values()), attached)
+
+
+def _is_reference(text: str) -> bool:
+    try:
+        Reference.parse(text)
+    except InvalidRequestError:
+        return False
+    return True
 
 
 def _with(before: tuple[str, ...], more: str) -> tuple[str, ...]:
@@ -152,6 +195,15 @@ def manifest_of(saved: Saved, archive: Archive, limits: Limits) -> bytes:
     return msgspec.json.encode(document)
 
 
+def _reference(name: str) -> Reference:
+    try:
+        return Reference.parse(name)
+    except InvalidRequestError as error:
+        raise InvalidRequestError(
+            f"archive: {error}; give the image another name (--name)"
+        ) from None
+
+
 def _layer(file: File) -> Mapping[str, object]:
     if file.head.startswith(b"\x1f\x8b"):
         return _descriptor(file, media_types.DOCKER_LAYER_GZIP)
@@ -172,7 +224,7 @@ def references(packed: list[Packed], wanted: str) -> list[tuple[Packed, tuple[Re
         InvalidRequestError: `wanted` cannot name all of them, or a name is malformed.
     """
     if not wanted:
-        return [(each, tuple(Reference.parse(name) for name in each.names)) for each in packed]
+        return [(each, tuple(map(_reference, each.names))) for each in packed]
     base = Reference.parse(wanted)
     bare = base.tag is None and base.digest is None
     tags = [tag for each in packed for tag in each.tags]

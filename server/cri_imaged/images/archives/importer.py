@@ -4,16 +4,16 @@ images is made ready. What ends before that leaves nothing."""
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
 import structlog
 
-from cri_imaged.errors import CorruptContentError, InvalidRequestError
+from cri_imaged.errors import CorruptContentError, InvalidRequestError, SignatureRejectedError
 from cri_imaged.images.archives import contents
-from cri_imaged.images.archives.contents import Archive, File, Packed
-from cri_imaged.images.archives.source import origin_of
+from cri_imaged.images.archives.contents import Archive, File, Layout, Packed
+from cri_imaged.images.archives.source import REPOSITORY, ArchiveSource
 from cri_imaged.images.archives.tar import TarReader
 from cri_imaged.images.gc import GarbageCollector
 from cri_imaged.images.handlers import Handler
@@ -27,7 +27,10 @@ from cri_imaged.images.stores import Stores
 from cri_imaged.images.transfers.fetch import Origin
 from cri_imaged.images.transfers.rights import Rights
 from cri_imaged.images.transfers.transfers import Transfers
+from cri_imaged.images.verification.attached import Candidate
+from cri_imaged.images.verification.verifier import Verifier
 from cri_imaged.metadata import images
+from cri_imaged.metadata import signers as signer_rows
 from cri_imaged.oci import media_types
 from cri_imaged.oci.descriptor import Descriptor
 from cri_imaged.oci.digest import Digest
@@ -78,12 +81,14 @@ class Importer:
         maker: ImageMaker,
         space: Space,
         collector: GarbageCollector,
+        verifier: Verifier,
     ) -> None:
         self._stores = stores
         self._transfers = transfers
         self._maker = maker
         self._space = space
         self._collector = collector
+        self._verifier = verifier
         self._limits = stores.documents.limits
 
     async def run(
@@ -102,12 +107,14 @@ class Importer:
         try:
             async with holding(self._stores.database, keep_for_resume=never) as lease:
                 archive = await self._spool(chunks, lease)
-                packed = await self._packed(archive, lease)
-                if not packed:
+                layout = await self._layout(archive, lease)
+                if not layout.images:
                     raise CorruptContentError("archive: it holds no image")
-                origin = origin_of(archive, activity or Activity())
-                for each, references in contents.references(packed, name):
-                    yield await self._import(each, references, origin, handler, lease)
+                source = ArchiveSource(archive, layout.attached, self._stores.content, self._limits)
+                origin = Origin(source, REPOSITORY, REPOSITORY, activity or Activity())
+                for each, references in contents.references(layout.images, name):
+                    signers = await self._verified(each, references, source)
+                    yield await self._import(each, references, origin, handler, lease, signers)
         finally:
             self._collector.trigger()
 
@@ -139,11 +146,11 @@ class Importer:
             raise CorruptContentError(f"archive: {name} has other bytes: they are {info.digest}")
         return File(info.digest, info.size, head)
 
-    async def _packed(self, archive: Archive, lease: Lease) -> list[Packed]:
+    async def _layout(self, archive: Archive, lease: Lease) -> Layout:
         documents, limits = self._stores.documents, self._limits
         if (layout := archive.find("index.json")) is not None:
             return await documents.manifest(
-                layout.digest, lambda data: contents.images_of_layout(data, limits)
+                layout.digest, lambda data: contents.read_layout(data, limits)
             )
         listing = archive.find("manifest.json")
         if listing is None:
@@ -160,9 +167,26 @@ class Importer:
             await self._stores.content.put(digest, manifest, lease)
             archive.files[f"{digest}"] = File(digest, len(manifest), b"")
             target = Descriptor(media_types.DOCKER_MANIFEST, digest, len(manifest))
-            names = (*(found[digest].names if digest in found else ()), *(saved.repo_tags or ()))
+            tags = [tag for tag in saved.repo_tags or () if tag != contents.UNTAGGED]
+            names = (*(found[digest].names if digest in found else ()), *tags)
             found[digest] = Packed(target, names, (), has_digest=False)
-        return list(found.values())
+        return Layout(list(found.values()), {})
+
+    async def _verified(
+        self, packed: Packed, references: Sequence[Reference], source: ArchiveSource
+    ) -> dict[Reference, str]:
+        """The keys that signed the image, for those of its names that want one."""
+        found: dict[Reference, str] = {}
+        try:
+            if not references:
+                await self._verifier.verify_nameless(packed.target)
+            for reference in references:
+                candidate = Candidate(reference.canonical(), packed.target, source, source, None)
+                if (signer := await self._verifier.verify(candidate)) is not None:
+                    found[reference.canonical()] = signer
+        except SignatureRejectedError as error:
+            raise error.within("archive") from None
+        return found
 
     async def _import(
         self,
@@ -171,6 +195,7 @@ class Importer:
         origin: Origin,
         handler: Handler,
         lease: Lease,
+        signers: Mapping[Reference, str],
     ) -> Imported:
         rights = Rights(self._stores.database, origin, trusts_store=False)
         documents = Documents(self._stores, self._transfers, lease, rights)
@@ -179,6 +204,8 @@ class Importer:
 
         def mark(db: sqlite3.Connection) -> None:
             images.imported(db, handler.name, selected.target.digest, selected.descriptor.digest)
+            for each, key in signers.items():
+                signer_rows.add(db, str(each), handler.name, each.name, key)
 
         record = await make_image(self._maker, selected, names, handler, rights, lease, also=mark)
         log.info(

@@ -149,7 +149,7 @@ class Puller:
                     target, progress.account = resolved.descriptor, resolved.account
                     progress.is_resolved = True
                     signer = await self._policy.verifier.verify(
-                        Candidate(reference, target, resolved.fetcher, credentials)
+                        Candidate(reference, target, resolved.fetcher, self._resolver, credentials)
                     )
                     origin = Origin(resolved.fetcher, reference.registry, reference.name, activity)
                     rights = Rights(

@@ -43,12 +43,14 @@ _SIGNATURE_CHARACTERS = 4096
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An image as one pull found it, before it is verified."""
+    """An image as one pull or import found it, before it is verified."""
 
     reference: Reference
     target: Descriptor
     """What the reference resolved to."""
     fetcher: Fetcher
+    resolver: Resolver
+    """Knows the tags beside it."""
     credentials: Credentials | None
 
 
@@ -68,14 +70,12 @@ class Attached(Generic[T]):
     def __init__(
         self,
         candidate: Candidate,
-        resolver: Resolver,
         documents: StoredDocuments,
         spools: Spools,
         check: Callable[[Signature], T],
     ) -> None:
         self._candidate = candidate
         self._image = candidate.target.digest
-        self._resolver = resolver
         self._documents = documents
         self._spools = spools
         self._check = check
@@ -172,7 +172,7 @@ class Attached(Generic[T]):
         tag."""
         name = self._candidate.reference
         try:
-            resolved = await self._resolver.resolve(
+            resolved = await self._candidate.resolver.resolve(
                 Reference(name.registry, name.repository, tag), self._candidate.credentials
             )
         except RegistryError as error:

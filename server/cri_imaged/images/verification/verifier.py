@@ -13,10 +13,10 @@ from cri_imaged.errors import SignatureRejectedError
 from cri_imaged.images.documents import StoredDocuments
 from cri_imaged.images.verification.attached import Attached, Candidate
 from cri_imaged.images.verification.keys import PublicKey, read_keys
-from cri_imaged.images.verification.policy import Policy, Rule
+from cri_imaged.images.verification.policy import EVERY, Policy, Rule
 from cri_imaged.images.verification.programs import Programs
 from cri_imaged.images.verification.signatures import Signature
-from cri_imaged.ports import Resolver
+from cri_imaged.oci.descriptor import Descriptor
 from cri_imaged.spool import Spools
 
 log = structlog.get_logger()
@@ -38,13 +38,10 @@ class Demands:
 
 
 class Verifier:
-    """Verifies images that are to be pulled."""
+    """Verifies images that are to be pulled or imported."""
 
-    def __init__(
-        self, demands: Demands, resolver: Resolver, documents: StoredDocuments, spools: Spools
-    ) -> None:
+    def __init__(self, demands: Demands, documents: StoredDocuments, spools: Spools) -> None:
         self._demands = demands
-        self._resolver = resolver
         self._documents = documents
         self._spools = spools
 
@@ -65,11 +62,20 @@ class Verifier:
         await self._demands.programs.ask(str(candidate.reference), candidate.target)
         return signer
 
+    async def verify_nameless(self, target: Descriptor) -> None:
+        """As `verify`, of an image that is of no repository: nothing but the rule for all others
+        is about it. Programs are told its digest for its name."""
+        rule = self._demands.policy.rules.get(EVERY)
+        if rule is not None and rule.require != "accept":
+            raise SignatureRejectedError(
+                f"{target.digest}: {rule} lets in nothing that has no name; give it one"
+            )
+        await self._demands.programs.ask(str(target.digest), target)
+
     async def _signer(self, rule: Rule, candidate: Candidate) -> str:
         keys = await on_disk(lambda: read_keys(rule.keys))
         attached = Attached(
             candidate,
-            self._resolver,
             self._documents,
             self._spools,
             lambda signature: _signer_of(signature, keys),
