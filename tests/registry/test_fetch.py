@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,9 @@ import structlog
 from cri_imaged.errors import Category, CorruptContentError, RegistryError
 from cri_imaged.oci import media_types
 from cri_imaged.oci.descriptor import Descriptor
+from cri_imaged.registry.http.connection import ReceiveBuffer
 from cri_imaged.registry.retry import RetryPolicy
+from tests.images.workbench import until
 from tests.registry.helpers import REPOSITORY, client, noise, read, resolve
 from tests.support.leaks import MARK
 from tests.support.registry import BLOB, Fault, FaultRegistry, cut, redirect, reset, stall, status
@@ -200,6 +203,26 @@ async def test_a_host_that_was_away_for_a_moment_is_asked_for_the_range_again(
         fetcher = (await resolve(opened, registry)).fetcher
         assert await read(fetcher, layer, 400_000) == data[400_000:]
     assert [seen.offset for seen in registry.gets(BLOB)] == [400_000, 0, 400_000]
+
+
+async def test_who_leaves_while_a_range_is_asked_for_again_leaves_no_connection_open(
+    registry: FaultRegistry,
+) -> None:
+    """That of the whole, which was answered already: what it has received would count as held for
+    ever, and less be received at once by all others."""
+    layer, _ = add_layer(registry, 20 * SIZE)
+    registry.faults.append(status(503, where=BLOB, ranged=True, times=1))
+    registry.faults.append(stall(-1, where=BLOB, ranged=True))
+    async with client() as opened:
+        fetcher = (await resolve(opened, registry)).fetcher
+        fetching = asyncio.create_task(read(fetcher, layer, 400_000))
+        await until(lambda: len(registry.gets(BLOB)) == 3)
+        fetching.cancel()
+        await asyncio.wait({fetching})
+        del fetching
+        gc.collect()
+        buffers = [each for each in gc.get_objects() if isinstance(each, ReceiveBuffer)]
+        assert {each.held for each in buffers} == {0}
 
 
 async def test_a_host_that_always_asks_for_a_pause_at_a_range_is_asked_for_the_whole(

@@ -187,25 +187,30 @@ class BlobRequest:
             try:
                 return await self._range(host, start, end)
             except HostFailure as refused:
-                if self._may_give_it_later(host, refused):
-                    raise
+                self._wait_first(host, refused)
                 busy = refused.status in TRANSIENT_STATUSES
         whole = await self._whole(host, start)
-        ranged = await self._range_after_all(host, start, end) if busy else None
+        if not busy:
+            return whole
+        try:
+            ranged = await self._range_after_all(host, start, end)
+        except BaseException:
+            whole.response.close()
+            raise
         if ranged is None:
             return whole
         whole.response.close()
         return ranged
 
-    def _may_give_it_later(self, host: Host, refused: HostFailure) -> bool:
-        """Whether to wait before `host` is asked for anything, for the first time."""
+    def _wait_first(self, host: Host, refused: HostFailure) -> None:
+        """Raise `refused` where `host` did not answer, or asks for a pause for the first time:
+        then it is not asked for the whole at once."""
         if refused.status == _TOO_MANY and host not in self._slowed_down:
             self._slowed_down.add(host)
-            return True
+            raise refused
         if refused.status is None and refused.retryable:
             self._unanswered.add(host)
-            return True
-        return False
+            raise refused
 
     async def _range_after_all(self, host: Host, start: int, end: int | None) -> Opened | None:
         """The range from a host that was away for a moment, it seems: it may save gigabytes."""
