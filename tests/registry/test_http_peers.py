@@ -382,6 +382,22 @@ async def test_names_that_were_found_before_wait_for_no_crowd_of_others(
     await asyncio.gather(*crowd, return_exceptions=True)
 
 
+async def test_a_name_that_nobody_waits_for_any_more_is_looked_up_for_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cri_imaged.registry.http.names._THREADS", 1)
+    server = NameServer({"honest.example": [("127.0.0.1", 0)]})
+    names = Names(server)
+    given_up = [names.addresses(f"{n % 5}.example", 0.01) for n in range(10)]
+    assert {type(each) for each in await asyncio.gather(*given_up, return_exceptions=True)} == {
+        TimeoutError
+    }
+    honest = asyncio.create_task(names.addresses("honest.example", 30.0))
+    server.give_up.set()
+    assert await honest == [("127.0.0.1", 0)]
+    assert server.asked == ["0.example", "honest.example"]
+
+
 async def test_a_name_is_kept_for_a_while_but_no_failure_is() -> None:
     server = NameServer({"honest.example": [("127.0.0.1", 0)]})
     server.give_up.set()

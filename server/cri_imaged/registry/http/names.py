@@ -9,6 +9,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeAlias
 
 Address: TypeAlias = tuple[str, int]
@@ -33,6 +34,16 @@ def look_up(name: str) -> list[Address]:
     return [(str(place[0]), place[3] if len(place) == 4 else 0) for *_, place in found]
 
 
+@dataclass(slots=True)
+class _Search:
+    """For the addresses of one name."""
+
+    task: asyncio.Task[list[Address]]
+    askers: int = 0
+    begun: bool = False
+    """Whether it has a thread, which nothing stops."""
+
+
 class Names:
     """Looks up names, each once at a time, and keeps what it found for some seconds."""
 
@@ -40,7 +51,7 @@ class Names:
         self._lookup = lookup
         self._threads = asyncio.Semaphore(_THREADS)
         self._known_threads = asyncio.Semaphore(_KNOWN_THREADS)
-        self._running: dict[str, asyncio.Task[list[Address]]] = {}
+        self._running: dict[str, _Search] = {}
         self._kept: OrderedDict[str, tuple[float, list[Address]]] = OrderedDict()
 
     async def addresses(self, name: str, seconds: float) -> list[Address]:
@@ -49,17 +60,26 @@ class Names:
         found = self._kept.get(name)
         if found is not None and time.monotonic() - found[0] < _KEPT_SECONDS:
             return found[1]
-        task = self._running.get(name)
-        if task is None:
-            task = self._running[name] = asyncio.create_task(self._find(name))
+        search = self._running.get(name)
+        if search is None:
+            task = asyncio.create_task(self._find(name))
+            search = self._running[name] = _Search(task)
             task.add_done_callback(lambda done: self._done(name, done))
-        async with asyncio.timeout(seconds):
-            return await asyncio.shield(task)
+        search.askers += 1
+        try:
+            async with asyncio.timeout(seconds):
+                return await asyncio.shield(search.task)
+        finally:
+            search.askers -= 1
+            if not search.askers and not search.begun:
+                # Who comes next need not wait until a thread has looked for it in vain.
+                self._running.pop(name, None)
+                search.task.cancel()
 
     def close(self) -> None:
         """Wait for no lookup any more."""
-        for task in list(self._running.values()):
-            task.cancel()
+        for search in list(self._running.values()):
+            search.task.cancel()
 
     async def _find(self, name: str) -> list[Address]:
         loop = asyncio.get_running_loop()
@@ -83,13 +103,16 @@ class Names:
                 loop.call_soon_threadsafe(deliver, found)
 
         async with self._known_threads if name in self._kept else self._threads:
+            self._running[name].begun = True
             # Not of a pool: the end of the process waits for a pool's threads.
             threading.Thread(target=run, name="lookup", daemon=True).start()
             return await answer
 
     def _done(self, name: str, task: asyncio.Task[list[Address]]) -> None:
+        if task.cancelled():
+            return
         self._running.pop(name, None)
-        if task.cancelled() or task.exception() is not None:
+        if task.exception() is not None:
             return
         self._kept[name] = time.monotonic(), task.result()
         self._kept.move_to_end(name)
