@@ -59,6 +59,13 @@ async def test_work_that_another_pull_wants_too_has_the_turn_of_whoever_is_first
         await more
 
 
+def test_a_crowd_that_wants_one_piece_of_work_asks_once_for_each_group() -> None:
+    shared = Sharers(Activity(groups=("a",)))
+    for group in ("a", "b", "a", "b"):
+        shared.join(Activity(groups=(group,)))
+    assert [pull.groups for pull in shared.pulls] == [("a",), ("b",)]
+
+
 async def test_many_pulls_of_a_group_hold_up_no_other_group() -> None:
     turns, order = Turns(1), list[str]()
 

@@ -64,6 +64,7 @@ class Sharers:
 
     def __init__(self, *pulls: Activity) -> None:
         self.pulls = list(pulls)
+        """One of each that count to the same groups: they have their turn together."""
         self._joined = asyncio.Event()
 
     @property
@@ -73,8 +74,9 @@ class Sharers:
 
     def join(self, pull: Activity) -> None:
         """One more wants it."""
-        self.pulls.append(pull)
-        self._joined.set()
+        if all(pull.groups != other.groups for other in self.pulls):
+            self.pulls.append(pull)
+            self._joined.set()
 
     async def more_than(self, number: int) -> None:
         """Wait until they are more than so many."""

@@ -83,24 +83,27 @@ class Turns:
             async with self.place(sharers.pulls[0]):
                 yield
             return
-        given = asyncio.Event()
-        asked: list[asyncio.Task[None]] = []
+        given: asyncio.Future[Activity] = asyncio.get_running_loop().create_future()
+        asked: dict[Activity, asyncio.Task[None]] = {}
         try:
-            while not given.is_set():
-                new = sharers.pulls[len(asked) :]
-                asked += [asyncio.create_task(self._hold(pull, given)) for pull in new]
-                await _first_of(given.wait(), sharers.more_than(len(asked)))
+            while not given.done():
+                for pull in sharers.pulls[len(asked) :]:
+                    asked[pull] = asyncio.create_task(self._hold(pull, given))
+                await _first_of(given, sharers.more_than(len(asked)))
+            for pull, task in asked.items():
+                if pull is not given.result():
+                    task.cancel()
             yield
         finally:
-            for task in asked:
+            for task in asked.values():
                 task.cancel()
-            await to_the_end(asyncio.gather(*asked, return_exceptions=True))
+            await to_the_end(asyncio.gather(*asked.values(), return_exceptions=True))
 
-    async def _hold(self, pull: Activity, given: asyncio.Event) -> None:
+    async def _hold(self, pull: Activity, given: asyncio.Future[Activity]) -> None:
         """Hold a pull's place until cancelled, unless another one was given."""
         async with self.place(pull):
-            if not given.is_set():
-                given.set()
+            if not given.done():
+                given.set_result(pull)
                 await asyncio.Event().wait()
 
     def _joined(self, pull: Activity) -> list[_Use]:
@@ -170,13 +173,12 @@ class Turns:
                 request.turn.set_result(first)
 
 
-async def _first_of(*waits: Coroutine[Any, Any, object]) -> None:
-    tasks = [asyncio.create_task(wait) for wait in waits]
+async def _first_of(future: asyncio.Future[Any], other: Coroutine[Any, Any, object]) -> None:
+    task = asyncio.create_task(other)
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([future, task], return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in tasks:
-            task.cancel()
+        task.cancel()
 
 
 def _groups(pull: Activity) -> list[_Group]:
