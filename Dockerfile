@@ -28,6 +28,9 @@ RUN uv pip install --python /opt/cri-imaged/venv --no-cache --require-hashes \
     /opt/cri-imaged/bin/cri-imaged --version | cut -d ' ' -f 2 >/opt/cri-imaged/VERSION
 
 FROM debian:stable-slim
+# A slim Debian trusts no authority: the daemon would reach no registry.
+RUN apt-get update && apt-get install --yes --no-install-recommends ca-certificates && \
+    rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/cri-imaged /opt/cri-imaged
 COPY deploy/systemd/cri-imaged.service deploy/kubernetes/install.sh /usr/share/cri-imaged/
 ENV PATH=/opt/cri-imaged/bin:$PATH PYTHONUNBUFFERED=1

@@ -43,6 +43,9 @@ async def test_a_stall_is_logged_with_its_stack_and_counted() -> None:
     count, seconds = stalls(registry)
     assert count == 1
     assert 0.1 < seconds < 30
+    lag = "cri_imaged_event_loop_lag_seconds"
+    assert (registry.get_sample_value(f"{lag}_sum") or 0) > 0.1
+    assert (registry.get_sample_value(f"{lag}_count") or 0) >= 1
 
 
 async def test_a_loop_that_goes_round_is_no_stall() -> None:

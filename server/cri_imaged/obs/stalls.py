@@ -16,13 +16,14 @@ import traceback
 from typing import Self
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, Histogram
 
 log = structlog.get_logger()
 
 STALL_SECONDS = 0.1
 PERIOD_SECONDS = 0.1
 _STACK_FRAMES = 20
+_LAGS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
 class OwnTime:
@@ -71,6 +72,12 @@ class StallWatch:
             "Seconds of these stalls.",
             registry=registry,
         )
+        self._lag = Histogram(
+            "cri_imaged_event_loop_lag_seconds",
+            "How long a new callback waited for its turn, or for a core, several times a second.",
+            buckets=_LAGS,
+            registry=registry,
+        )
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.current_thread()
         self._stop = threading.Event()
@@ -98,7 +105,7 @@ class StallWatch:
         """Let the loop answer, and tell where that takes long."""
         self._answered.clear()
         asked = own.now()
-        self._loop.call_soon_threadsafe(self._answered.set)
+        self._loop.call_soon_threadsafe(self._answer, asked[0])
         stack = ""
         while not self._answered.wait(STALL_SECONDS) and not self._stop.is_set():
             if not stack and own.since(asked) > STALL_SECONDS:
@@ -109,6 +116,11 @@ class StallWatch:
             self._stalls.inc()
             self._seconds.inc(seconds)
             log.warning("event loop goes on", stalled_seconds=round(seconds, 3))
+
+    def _answer(self, asked: float) -> None:
+        """In the loop."""
+        self._lag.observe(time.monotonic() - asked)
+        self._answered.set()
 
     def _stack(self) -> str:
         frame = sys._current_frames().get(self._loop_thread.ident or 0)
