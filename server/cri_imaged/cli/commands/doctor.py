@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cri_imaged.cli import diagnosis
+from cri_imaged.cli import containerd_diagnosis, diagnosis
 from cri_imaged.cli.client import ANSWER_SECONDS, Daemon, call
 from cri_imaged.cli.diagnosis import Finding
 from cri_imaged.cli.failure import ExitCode, Failure
@@ -41,6 +41,7 @@ def doctor(
     loaded = load_config(file if file.exists() else None, privileged=privileged)
     findings = [*_of_daemon(loaded, address or str(loaded.grpc.address))]
     for found in (
+        containerd_diagnosis.of_containerd(loaded, root),
         diagnosis.of_kubelet(loaded, root),
         diagnosis.of_units(root),
         diagnosis.of_disk(loaded),
