@@ -43,8 +43,9 @@ def one(archive: bytes) -> Entry:
     return entry
 
 
+GLOBAL = {"comment": "a commit", "mtime": "1.5"}
 SORTS = (
-    t.global_pax({"comment": "a commit", "mtime": "1.5"}),
+    t.global_pax(GLOBAL),
     t.directory("d", mode=0o1777),
     t.file("d/x", b"hello" * 300, pax={"SCHILY.xattr.user.a": b"\0\xff", "mtime": "-1.25"}),
     t.file(LONG, b"long"),
@@ -56,6 +57,13 @@ SORTS = (
     t.file("block", bytes(512)),
 )
 ALL_SORTS = t.archive(*SORTS)
+LAST_BLOCKS = {
+    size
+    for number, data in ((3, b"hello" * 300), (4, b"long"))
+    for end in [sum(map(len, SORTS[:number]))]
+    for size in range(end - (-len(data) % 512), end)
+}
+"""Where the archive has all data of a file, and not all that fills up its last block."""
 
 
 def test_fields() -> None:
@@ -172,6 +180,19 @@ def test_a_global_pax_header_changes_no_entry() -> None:
     assert [entry.mtime for entry, _ in entries] == [entry.mtime for entry, _ in plain]
     assert [entry.name for entry, _ in entries] == [b"a", b"b", b"c"]
     assert all(entry.xattrs is None and entry.size == 0 for entry, _ in entries)
+
+
+def test_what_comes_between_a_pax_header_and_its_entry_parts_them() -> None:
+    """As in Go, whose reader decides where containerd puts a file."""
+    first = t.pax({"path": "elsewhere", "mtime": "5"})
+    entries = read(
+        t.archive(
+            first + t.pax({"uid": "6"}) + t.file("a"),
+            first + t.global_pax({"comment": "x"}) + t.file("b"),
+            t.extension(b"L", b"elsewhere\0") + t.global_pax({"comment": "x"}) + t.file("c"),
+        )
+    )
+    assert [(entry.name, entry.uid) for entry, _ in entries] == [(b"a", 6), (b"b", 0), (b"c", 0)]
 
 
 @pytest.mark.parametrize(
@@ -295,10 +316,20 @@ def test_unknown_types(flag: bytes) -> None:
 
 
 def test_truncated_at_any_byte() -> None:
-    ends = {*accumulate(map(len, SORTS)), len(ALL_SORTS) - 512}
+    ends = {*accumulate(map(len, SORTS)), *LAST_BLOCKS, len(ALL_SORTS) - 512}
+    ends.update(range(512 + len(t.pax_records(GLOBAL)), 1024))
     for size in set(range(1, len(ALL_SORTS))) - ends:
         with pytest.raises(CorruptContentError, match="truncated"):
             read(ALL_SORTS[:size])
+
+
+def test_an_end_whose_block_is_not_filled_up_is_told() -> None:
+    """As one without its marker, which Go's reader takes, too."""
+    assert len(LAST_BLOCKS) == 36 + 508
+    for size in LAST_BLOCKS:
+        reader = TarReader(Limits())
+        *_, last = (entry for entry, _ in reader.feed(ALL_SORTS[:size]) if entry is not None)
+        assert reader.finish() == last.name
 
 
 def test_an_end_without_its_marker_is_told() -> None:

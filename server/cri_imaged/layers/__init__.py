@@ -2,9 +2,9 @@
 
 The tar reader is our own and small: a bare header loop over `os.open`/`os.write` keeps up with
 GNU tar, the standard library's does not, and its stream mode ends silently at a corrupt header.
-Decompression (isal, zstd) and hashing are libraries. An archive that ends between two entries
-without the end marker is taken, as other runtimes do: whether it was cut off there, the diffID
-tells, and the error then names the last entry.
+Decompression (isal, zstd) and hashing are libraries. An archive that ends between two entries, or
+before the last one's block is filled up, without the end marker is taken, as other runtimes do:
+whether it was cut off there, the diffID tells, and the error then names the last entry.
 
 Semantics (the merged tree is what containerd's overlay gives; both snapshotters give the same):
 - Whiteouts speak of the layers below, in any order within a layer: a same-named file of this

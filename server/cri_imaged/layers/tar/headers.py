@@ -44,16 +44,18 @@ class Extensions:
     local: dict[bytes, bytes] = field(default_factory=dict)
 
     def take(self, flag: int, body: bytes) -> None:
-        """Note an extension header's body. A global PAX header must be well-formed, and changes
-        nothing, as in containerd: an image is the same tree everywhere."""
+        """Note an extension header's body. As in containerd, so that an image is the same tree
+        everywhere, a second PAX header replaces the first, and a global one, which must be
+        well-formed, changes nothing, but parts an entry from what came before it."""
         if flag == LONG_NAME:
             self.name = body.partition(b"\0")[0]
         elif flag == LONG_LINK:
             self.link = body.partition(b"\0")[0]
         elif flag == LOCAL:
-            self.local.update(sparse.folded(fields.pax_records(body)))
+            self.local = sparse.folded(fields.pax_records(body))
         else:
             fields.pax_records(body)
+            self.clear()
 
     def clear(self) -> None:
         """Forget what was for one entry."""

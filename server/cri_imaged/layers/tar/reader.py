@@ -98,13 +98,13 @@ class TarReader:
 
     def finish(self) -> bytes:
         """Say that no more comes. Returns the last entry's name where no end marker follows it, as
-        some writers leave it out: the archive may be cut off there. A stream of no bytes at all is
-        an empty archive.
+        some writers leave it out, and what fills the last block up: the archive may be cut off
+        there. A stream of no bytes at all is an empty archive.
 
         Raises:
             CorruptContentError: the archive ends within an entry.
         """
-        if self._left or self._padding:
+        if self._left:
             self._corrupt(f"truncated at offset {self._offset}, within its data")
         if self._held:
             self._corrupt(f"truncated at offset {self._offset}, within the header after it")
