@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from cri_imaged import __version__
@@ -119,6 +120,19 @@ async def test_history(peer: Peer) -> None:
     ]
     peer.answers["ImageStatus"] = api_pb2.ImageStatusResponse(image=IMAGE)
     assert (await peer.run("history", "a")).code == 1
+
+
+@pytest.mark.parametrize(
+    ("history", "lines"), [(None, 0), ("x", 0), ([None, {"created_by": None}, 5], 1), ({}, 0)]
+)
+async def test_a_history_that_says_little(peer: Peer, history: Any, lines: int) -> None:
+    """The daemon takes images whatever it is."""
+    info = {"info": json.dumps({"imageSpec": {"history": history}})}
+    peer.answers["ImageStatus"] = api_pb2.ImageStatusResponse(image=IMAGE, info=info)
+    for form in ("text", "json"):
+        ran = await peer.run("history", "a", "-o", form)
+        assert ran.code == 0
+    assert len(json.loads(ran.out)["history"]) == lines
 
 
 async def test_version(peer: Peer) -> None:

@@ -231,6 +231,20 @@ async def test_an_index_gives_the_image_of_the_platform(bench: Bench, tmp_path: 
         await import_into(bench, tar_of(layout(tmp_path / "no", "a/b:1", theirs, theirs)))
 
 
+async def test_what_is_of_no_known_type_in_a_layout_is_passed_over(
+    bench: Bench, tmp_path: Path
+) -> None:
+    image = image_of(layer(1))
+    files = layout(tmp_path / "layout", "registry.example/app:v1", image)
+    index = json.loads(files["index.json"])
+    stranger = {"mediaType": "application/x", "digest": f"sha384:{'0' * 96}", "size": 1}
+    index["manifests"].insert(0, stranger)
+    [imported] = await import_into(
+        bench, tar_of({**files, "index.json": json.dumps(index).encode()})
+    )
+    assert imported.image_id == image.id
+
+
 async def test_a_hundred_images_of_one_file(bench: Bench, tmp_path: Path) -> None:
     base = layer(0)
     made = [image_of(base, process=str(n)) for n in range(100)]

@@ -38,7 +38,9 @@ def history(
         raise Failure(
             ExitCode.FAILED, f"{name}: its config cannot be read", "`cri-imaged check`"
         ) from None
-    steps: list[dict[str, Any]] = list(reversed(config.get("history") or []))
+    told = config.get("history")
+    every: list[Any] = told if isinstance(told, list) else []  # nobody checks what it says
+    steps = [step for step in reversed(every) if isinstance(step, dict)]
     if output.structured:
         show_data({"id": answer.image.id, "history": steps}, output)
     else:

@@ -103,7 +103,8 @@ def named_digest(name: str) -> tuple[str, str]:
 
 def read_layout(data: bytes, limits: Limits) -> Layout:
     """The images that an `index.json` lists, each once, with all names that it has there, and what
-    is attached to them, also as `cosign save` writes it.
+    is attached to them, also as `cosign save` writes it. What is of a type that is not known is
+    none of them (OCI image spec, image-index.md).
 
     Raises:
         CorruptContentError, UnsupportedContentError, LimitExceededError
@@ -114,6 +115,8 @@ def read_layout(data: bytes, limits: Limits) -> Layout:
     attached: dict[str, Descriptor] = {}
     signatures: list[Descriptor] = []
     for entry in index.manifests:
+        if entry.media_type not in media_types.DOCUMENTS:
+            continue
         said = entry.descriptor()
         whole = said.annotations.get(CONTAINERD_NAME, "")
         short = said.annotations.get(REF_NAME, "")
