@@ -201,6 +201,14 @@ def test_error_bodies_are_shortened_and_freed_of_secrets() -> None:
         ([{"message": "why"}], (), "why"),
         ({"errors": [{"code": True}]}, (), ""),
         ({"token": "why"}, (), ""),
+        ({"errors": "why"}, (), "why"),
+        ({"err": "why"}, (), "why"),
+        ({"err": {"message": "why"}}, (), "why"),
+        ({"messages": ["why"]}, (), "why"),
+        ({"data": {"message": "why"}}, (), "why"),
+        ({"response": {"error": "why"}}, ("why",), "why"),
+        ({"message": {"text": "why"}}, (), "why"),
+        ({"errors": [{"code": "DENIED", "message": "no", "help": "why"}]}, ("DENIED",), ""),
     ],
 )
 def test_explanations_in_many_forms(body: Any, codes: tuple[str, ...], text: str) -> None:
@@ -213,6 +221,8 @@ def test_plain_text_is_an_explanation_and_a_page_is_none() -> None:
     assert describe_body(b" Too late.\r\n Try again. ", []) == ((), "Too late. Try again.")
     assert describe_body(b"<html><body>403</body></html>", []) == ((), "")
     assert describe_body(b'{"message": "cut off', []) == ((), "")
+    assert describe_body(b'[ { "message": "cut off', []) == ((), "")
+    assert describe_body(b"[proxy] no way", []) == ((), "[proxy] no way")
 
 
 def test_explanations_in_xml_and_in_text_that_is_none() -> None:

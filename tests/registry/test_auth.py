@@ -716,3 +716,28 @@ async def test_a_cancelled_pull_does_not_keep_others_from_their_token() -> None:
         assert (await second).descriptor == image.manifest
         with pytest.raises(asyncio.CancelledError):
             await first
+
+
+# --- why ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [401, 403])
+@pytest.mark.parametrize("name", ["error_description", "error"])
+async def test_what_a_challenge_says_of_a_refusal_is_told(code: int, name: str) -> None:
+    headers = {"WWW-Authenticate": f'Bearer {name}="not with {MARK}-t"'}
+    async with FaultRegistry() as registry, client() as opened:
+        registry.faults.append(status(code, headers=headers, body=b""))
+        with pytest.raises(RegistryError, match=r"not with \[secret\]") as caught:
+            await resolve(opened, registry, Credentials(registrytoken=f"{MARK}-t"))
+        assert MARK not in str(caught.value)
+
+
+async def test_why_a_stranger_is_refused_is_told() -> None:
+    headers = {"WWW-Authenticate": 'Basic realm="x"'}
+    async with FaultRegistry() as registry, client() as opened:
+        registry.faults.append(status(401, headers=headers))
+        with pytest.raises(
+            RegistryError, match=r"scripted 401.*no credentials were given"
+        ) as caught:
+            await resolve(opened, registry)
+        assert caught.value.attempts[0].codes == ("SCRIPTED",)

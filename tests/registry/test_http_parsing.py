@@ -58,6 +58,13 @@ def test_fields_of_every_kind() -> None:
     assert headers["Bytes"].encode("utf-8", "surrogateescape") == b"\xc3\xa9\xff"
 
 
+def test_what_no_field_can_be_called_is_passed_over() -> None:
+    block = (
+        b"HTTP/1.1 200 OK\r\nA : one\r\nsp ace: x\r\n: x\r\nb[0]: x\r\nF\xc3\xb6: x\r\n z\r\nC: two"
+    )
+    assert dict(parse_head(block, 10).headers) == {"A": "one", "C": "two"}
+
+
 @pytest.mark.parametrize(
     "block",
     [
@@ -67,8 +74,8 @@ def test_fields_of_every_kind() -> None:
         b"HTTP/1.1 20",
         b"HTTP/1.1 2000 OK",
         b"HTTP/1.1 200 OK\r\nno colon",
-        b"HTTP/1.1 200 OK\r\nsp ace: x",
-        b"HTTP/1.1 200 OK\r\n: x",
+        b"HTTP/1.1 200 OK\r\nno colon either\r\nA: x",
+        b"HTTP/1.1 200 OK\r\nsp ace: a\0b",
         b"HTTP/1.1 200 OK\r\nX: a\rb",
         b"HTTP/1.1 200 OK\r\nX: a\0b",
         b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 11,

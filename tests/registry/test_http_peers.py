@@ -168,6 +168,7 @@ def manifest() -> tuple[bytes, str]:
         b"Content-Length: %d, %d\r\n",
         b"Content-Length: %d\r\nX-Long-%d: " + b"y" * 100_000 + b"\r\n",
         b"Content-Length: %d\r\nBytes-%d: \xff\xfe\r\n",
+        b"Content-Length : %d\r\nNo Name %d: x\r\n: y\r\n",
     ],
 )
 @pytest.mark.parametrize("line_end", [b"\r\n", b"\n"])

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cri_imaged.errors import Category, ConfigError, CorruptContentError, RegistryError
+from cri_imaged.oci import media_types
+from cri_imaged.oci.digest import Digest
 from cri_imaged.registry.retry import RetryPolicy
 from tests.registry.conftest import Certificates
 from tests.registry.helpers import REPOSITORY, client, noise, read, resolve, write_hosts
@@ -27,6 +31,7 @@ from tests.support.registry import (
 
 NAME = "registry.invalid"
 DATA = noise(600_000)
+CONFIG = {"mediaType": media_types.OCI_CONFIG, "digest": Digest.of(b"{}"), "size": 2}
 
 
 class Pair:
@@ -118,6 +123,32 @@ async def test_a_mirror_that_fails_is_passed_over(pair: Pair, fault: Fault) -> N
                 stream.discredit()
             got = await read(resolved.fetcher, layer)
         assert got == DATA
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"layers": []},
+        {"config": {}, "layers": []},
+        {"config": "x", "layers": []},
+        {"config": CONFIG, "layers": {}},
+        {"config": CONFIG, "layers": [{}]},
+        {"config": CONFIG, "layers": [], "manifests": []},
+        {"config": CONFIG, "layers": [], "schemaVersion": 3},
+        {"manifests": "x"},
+    ],
+    ids=json.dumps,
+)
+async def test_a_mirrors_manifest_that_is_malformed_is_passed_over(
+    pair: Pair, document: dict[str, Any]
+) -> None:
+    text = json.dumps({"schemaVersion": 2, **document}).encode()
+    pair.mirror.faults.append(Fault(where=MANIFEST, transform=lambda _: text))
+    await fetch_all(pair)
+    pair.upstream.faults.extend(pair.mirror.faults)
+    async with client(config_path=pair.root) as opened:
+        with pytest.raises(CorruptContentError, match="no image: "):
+            await resolve(opened, NAME)
 
 
 async def test_a_mirror_that_cannot_be_reached_is_passed_over(pair: Pair) -> None:

@@ -75,6 +75,16 @@ async def test_a_login_is_offered_to_who_denies_without_a_usable_challenge(
         assert len(registry.seen) == before + 1
 
 
+async def test_a_root_that_forbids_may_say_how_to_log_in() -> None:
+    async with FaultRegistry(auth=BasicAuth(USERS)) as registry, client() as opened:
+        image = registry.add_image(REPOSITORY, "latest")
+        headers = {"WWW-Authenticate": 'Basic realm="x"'}
+        registry.faults.append(status(404, where=MANIFEST, stranger=True))
+        registry.faults.append(status(403, headers=headers, stranger=True))
+        assert (await resolve(opened, registry, ANN)).descriptor == image.manifest
+        assert [seen.status for seen in registry.seen] == [404, 403, 200]
+
+
 async def test_a_challenge_with_a_403_needs_no_other() -> None:
     async with FaultRegistry(auth=BasicAuth(USERS)) as registry, client() as opened:
         image = registry.add_image(REPOSITORY, "latest")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +17,7 @@ from cri_imaged.registry.hosts.host import Host, TlsSettings, canonical_authorit
 from cri_imaged.registry.http.addresses import Reach, reach
 from cri_imaged.registry.http.proxies import Proxies
 from cri_imaged.registry.patience import Patience, Watch
+from cri_imaged.registry.redaction import redact
 from cri_imaged.registry.retry import RetryPolicy, parse_retry_after
 from tests.support.leaks import MARK
 from tests.support.registry import encoded
@@ -280,6 +283,14 @@ def test_malformed_logins_are_refused_without_showing_them(auth: str) -> None:
     with pytest.raises(ValueError, match=r"^auth ") as caught:
         Login.of(Credentials(auth=auth))
     assert MARK not in str(caught.value)
+
+
+def test_a_login_that_is_not_utf8_is_shown_as_it_was_given() -> None:
+    given = base64.b64encode("u:p\u00e4sswort".encode("latin-1")).decode()
+    login = Login.of(Credentials(auth=given))
+    assert login.basic == f"Basic {given}"
+    assert login.fingerprint != Login("u", "p\u00e4sswort").fingerprint
+    assert redact("it was p%E4sswort", login.secrets) == "it was [secret]"
 
 
 def test_fingerprints_tell_identities_apart() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from cri_imaged.errors import (
     Category,
     CorruptContentError,
+    InvalidRequestError,
     LimitExceededError,
     RegistryError,
 )
@@ -135,6 +136,14 @@ async def test_a_login_is_taken_or_refused(auth: BasicAuth | BearerAuth) -> None
             await opened.enter(registry.authority, EVE)
         assert caught.value.category is Category.UNAUTHENTICATED
         assert "repository:" not in "".join(seen.path + str(seen.query) for seen in registry.seen)
+
+
+@pytest.mark.parametrize("registry", ["127.0.0.1:65536", "xn--a.example", "[1:2]"])
+async def test_a_login_to_a_host_that_there_cannot_be_is_refused(registry: str) -> None:
+    async with client() as opened:
+        with pytest.raises(InvalidRequestError, match="there can be no host") as caught:
+            await opened.enter(registry, ANN)
+    assert registry in str(caught.value)
 
 
 async def test_a_registry_that_wants_no_login_says_nothing_of_it() -> None:

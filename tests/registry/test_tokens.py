@@ -131,6 +131,33 @@ async def test_a_denial_within_the_pull_that_fetched_the_token_stands() -> None:
         assert len(registry.gets(TOKEN)) == len(registry.gets(BLOB)) == 1
 
 
+async def test_a_token_that_is_refused_within_its_pull_without_a_challenge_is_replaced() -> None:
+    """It may end earlier than its server said."""
+    auth = BearerAuth(USERS, anonymous=False)
+    async with FaultRegistry(auth=auth) as registry, client() as opened:
+        data = noise(10)
+        layer = registry.add_image(REPOSITORY, "latest", [data]).layers[0]
+        found = await resolve(opened, registry, ANN)
+        (old,) = auth.issued
+        registry.faults.append(status(401, where=BLOB, token=old))
+        assert await read(found.fetcher, layer) == data
+        assert len(registry.gets(TOKEN)) == 2
+
+
+async def test_a_basic_login_that_is_refused_without_a_challenge_is_not_sent_unasked_again() -> (
+    None
+):
+    async with FaultRegistry(auth=BasicAuth(USERS)) as registry, client() as opened:
+        registry.add_image(REPOSITORY, "latest")
+        await resolve(opened, registry, ANN)
+        registry.faults.append(status(401, where=MANIFEST, times=1))
+        with pytest.raises(RegistryError):
+            await resolve(opened, registry, ANN)
+        await resolve(opened, registry, ANN)
+        shown = ["authorization" in seen.headers for seen in registry.seen]
+        assert shown == [False, True, True, False, True]
+
+
 async def test_a_basic_login_that_was_denied_is_not_sent_twice() -> None:
     async with FaultRegistry(auth=BasicAuth(USERS)) as registry, client() as opened:
         registry.add_image(REPOSITORY, "latest")

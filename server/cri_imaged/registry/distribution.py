@@ -159,6 +159,7 @@ class DistributionClient:
     async def enter(self, registry: str, credentials: Credentials) -> bool:
         """See `ports.Registries.enter`."""
         access, hosts = await self._asking(Reference(registry, ""), credentials)
+        _refuse_no_host(registry, hosts, f"login to {registry}")
         own = [host for host in hosts if not host.is_proxy_for(registry)]
         tries = Tries(
             own or hosts[-1:],
@@ -201,9 +202,13 @@ def _resolvers(hosts: tuple[Host, ...], reference: Reference) -> tuple[Host, ...
         raise ConfigError(
             f"hosts.toml leaves no host of {reference.registry} that may resolve {reference}"
         )
-    itself = any(host.authority == reference.registry for host in hosts)
-    if itself and not is_authority(reference.registry):
-        raise InvalidRequestError(
-            f"image reference {reference}: there can be no host {reference.registry}"
-        )
+    _refuse_no_host(reference.registry, hosts, f"image reference {reference}")
     return found
+
+
+def _refuse_no_host(registry: str, hosts: tuple[Host, ...], what: str) -> None:
+    """Raises `InvalidRequestError`, about `what`, where a registry would itself be asked and is no
+    host that there could be."""
+    itself = any(host.authority == registry for host in hosts)
+    if itself and not is_authority(registry):
+        raise InvalidRequestError(f"{what}: there can be no host {registry}")

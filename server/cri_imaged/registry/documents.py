@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import msgspec
 
+from cri_imaged.errors import CorruptContentError, LimitExceededError, UnsupportedContentError
+from cri_imaged.limits import Limits
 from cri_imaged.oci import lenient_json, media_types
+from cri_imaged.oci.documents import parse_document
 from cri_imaged.registry.failures import HostFailure, Kind, printable
 
 _NULL = msgspec.Raw(b"null")
@@ -45,6 +50,20 @@ def document_type(content_type: str, document: bytes) -> str:
             return shown or own
         raise _no_manifest(announced)
     return (said or [own or shown])[0]
+
+
+def check_document(document: bytes, media_type: str, limits: Limits) -> None:
+    """Check that nothing contradicts that it is a manifest or index: what another host has may be
+    sound. What is too large, or of a type that is not supported, is the image's own.
+
+    Raises:
+        HostFailure: it is malformed.
+    """
+    try:
+        with suppress(UnsupportedContentError, LimitExceededError):
+            parse_document(document, media_type, limits)
+    except CorruptContentError as error:
+        raise HostFailure(Kind.CORRUPT, f"answers with what is no image: {error}") from None
 
 
 def _by_fields(envelope: _Envelope) -> str:

@@ -32,8 +32,33 @@ _TEXTS = (
     "details",
     "title",
     "reason",
+    "errors",
+    "err",
+    "errortext",
+    "exception",
+    "usermessage",
+    "text",
+    "info",
+    "summary",
+    "cause",
+    "hint",
+    "help",
 )
-_NESTED = ("errors", "error", "detail", "details", "fault", "message")
+_NESTED = (
+    "errors",
+    "error",
+    "err",
+    "detail",
+    "details",
+    "fault",
+    "message",
+    "messages",
+    "data",
+    "response",
+    "result",
+    "cause",
+)
+_CUT_JSON = re.compile(r"\s*[\[{]\s*[\"\[{]")
 _XML = re.compile(r"<(Code|Message)>([^<]+)</", re.IGNORECASE)
 """As object stores answer."""
 
@@ -57,6 +82,11 @@ def describe_body(body: bytes, secrets: Iterable[str]) -> tuple[tuple[str, ...],
     return codes, text
 
 
+def describe_text(text: str, secrets: Iterable[str]) -> str:
+    """A short text of what a host said elsewhere than in a body."""
+    return _shown(text, secrets, _SHOWN_TEXT)
+
+
 def _shown(text: str, secrets: Iterable[str], limit: int) -> str:
     return printable(" ".join(redact(text, secrets).split()), limit)
 
@@ -69,7 +99,7 @@ def _errors(body: bytes) -> Iterator[_Said]:
         if text.startswith(("<?xml", "<Error")):
             said = {name.lower(): value for name, value in _XML.findall(text)}
             yield from _found(said, 1)
-        elif text and not text.startswith(("<", "{", "[")):
+        elif text and not text.startswith("<") and not _CUT_JSON.match(text):
             yield _Said("", (text,))
         return
     yield from _found(value, _DEPTH)

@@ -26,7 +26,7 @@ from cri_imaged.oci.descriptor import Descriptor
 from cri_imaged.oci.digest import Digest
 from cri_imaged.oci.reference import Reference
 from cri_imaged.registry.auth.access import Access
-from cri_imaged.registry.documents import document_type
+from cri_imaged.registry.documents import check_document, document_type
 from cri_imaged.registry.failures import HostFailure, Kind
 from cri_imaged.registry.hosts.host import Host
 from cri_imaged.registry.session import Session
@@ -89,10 +89,11 @@ class Inquiry:
     async def _described(self, host: Host, document: BinaryIO, content_type: str) -> Descriptor:
         """What the document is. It is looked at in a thread, as it may be large."""
         algorithm = self._digest.algorithm if self._digest else "sha256"
-        memory = reading.manifest_memory(spool.size_of(document), self._limits)
+        limits = self._limits
+        memory = reading.manifest_memory(spool.size_of(document), limits)
         async with self._spools.memory.holding(memory, "manifest"):
             described = await to_the_end(
-                on_disk(lambda: _described(document, content_type, algorithm))
+                on_disk(lambda: _described(document, content_type, algorithm, limits))
             )
         if self._digest is not None and described.digest != self._digest:
             log.warning("registry sent wrong bytes", digest=self._digest, hosts=[host.authority])
@@ -128,7 +129,7 @@ class _Described(NamedTuple):
     problem: HostFailure | None
 
 
-def _described(answer: BinaryIO, content_type: str, algorithm: str) -> _Described:
+def _described(answer: BinaryIO, content_type: str, algorithm: str, limits: Limits) -> _Described:
     """Look at an answer, which becomes the document that it holds."""
     sent = spool.read(answer)
     document = schema1.payload(sent)
@@ -136,10 +137,12 @@ def _described(answer: BinaryIO, content_type: str, algorithm: str) -> _Describe
         spool.write_anew(answer, document)
     digest = Digest.of(document, algorithm)
     try:
-        return _Described(digest, len(document), document_type(content_type, document), None)
+        media_type = document_type(content_type, document)
+        check_document(document, media_type, limits)
     except HostFailure as failure:
         # Without the frames that have the document.
         return _Described(digest, len(document), "", HostFailure(failure.kind, failure.outcome))
+    return _Described(digest, len(document), media_type, None)
 
 
 def names(headers: CIMultiDictProxy[str], wanted: Descriptor) -> bool:

@@ -82,9 +82,7 @@ class Authorizer:
 
     async def _failure(self, response: Response, exchange: Exchange) -> HostFailure:
         try:
-            codes, text = await response.describe_error(
-                self._means.limits.error_body_bytes, exchange.secrets
-            )
+            codes, text = await exchange.explanation(response)
         except HostFailure:
             codes, text = (), ""
         kind = _KINDS.get(response.status, Kind.REFUSED)

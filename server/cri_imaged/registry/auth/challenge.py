@@ -40,6 +40,15 @@ def parse_challenges(headers: Iterable[str]) -> tuple[Challenge, ...]:
     return tuple(found)
 
 
+def reason_of(challenges: Iterable[Challenge]) -> str:
+    """What the first of them that says it gives as the reason of a refusal (RFC 6750, 3), or ""."""
+    for challenge in challenges:
+        for name in ("error_description", "error"):
+            if said := challenge.parameters.get(name):
+                return said
+    return ""
+
+
 def _parse(text: str) -> list[Challenge]:
     found: list[Challenge] = []
     at = _skip(_SEPARATORS, text, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from yarl import URL
 
 from cri_imaged.limits import Limits
 from cri_imaged.registry.auth.access import Access, Place, api_url
-from cri_imaged.registry.auth.challenge import Challenge, parse_challenges
+from cri_imaged.registry.auth.challenge import Challenge, parse_challenges, reason_of
 from cri_imaged.registry.auth.grants import Grant, GrantCache
 from cri_imaged.registry.auth.login import Login
 from cri_imaged.registry.auth.schemes import Asked, Schemes
@@ -51,6 +52,7 @@ class Exchange:
         """Challenges that were met: whoever repeats one is not content with the login."""
         self._logins: dict[Host, Login] = {}
         self._renewed = self._sought = False
+        self._began = time.monotonic()
         self._problem = ""
         self.secrets = [*host.host.secrets]
         """What the answer may echo."""
@@ -103,6 +105,16 @@ class Exchange:
         direct = self._place.foreign and response.redirected_to is None
         line = response.status_line
         return f"{line} from {self._place.host.authority}" if direct else line
+
+    async def explanation(self, response: Response) -> tuple[tuple[str, ...], str]:
+        """Error codes and a short text of why an answer refuses: its body's, else what its
+        challenges say (RFC 6750, 3). Raises `HostFailure`."""
+        limit = self._means.limits.error_body_bytes
+        codes, text = await response.describe_error(limit, self.secrets)
+        if not text:
+            headers = response.headers.getall("WWW-Authenticate", ())
+            text = response.quoted(reason_of(parse_challenges(headers)), self.secrets)
+        return codes, text
 
     async def _prepare(self) -> Grant | None:
         """What the host wanted before, renewed where it has expired: some answer those who show
@@ -158,7 +170,7 @@ class Exchange:
             return False
         self._place = came_from
         if shown is not None:
-            return await self._renew(shown)
+            return await self._renew(shown, refused=response.status == 401)
         return await self._seek(challenges)
 
     def _move(self, place: Place) -> None:
@@ -169,28 +181,34 @@ class Exchange:
     async def _answer(self, challenges: tuple[Challenge, ...], response: Response) -> bool:
         if not self._is_new(challenges):
             return False
-        await response.read_all(self._means.limits.error_body_bytes)
+        codes, text = await self.explanation(response)
         self._grant = await self._meet(challenges)
         if self._grant is not None or await self._seek(()):
             return True
         login = await self._login()
         given = "no credentials were given" if login.anonymous else "the credentials do not fit"
         asked = ", ".join(sorted({challenge.scheme[:20] for challenge in challenges})[:5])
+        shown = f" ({text})" if text else ""
         raise HostFailure(
             Kind.UNAUTHENTICATED,
-            f"{self.status_line(response)}, asks for {asked} authentication; {given}",
+            f"{self.status_line(response)}{shown}, asks for {asked} authentication; {given}",
             status=401,
+            codes=codes,
         )
 
-    async def _renew(self, shown: Grant) -> bool:
+    async def _renew(self, shown: Grant, *, refused: bool) -> bool:
         """A denial may be older than a permission: what an earlier pull was granted is made once
-        more."""
-        if self._renewed or shown.made >= self._access.began:
+        more. What is `refused` without a challenge has ended early, where an earlier request had
+        it."""
+        if self._renewed or shown.made >= (self._began if refused else self._access.began):
             return False
         self._renewed = True
         self._means.grants.drop(self._place.key(self._access), shown)
-        self._grant = await self._try_to_meet(shown.challenges)
-        return self._grant is not None and self._grant.authorization != shown.authorization
+        made = self._grant = await self._try_to_meet(shown.challenges)
+        is_same = made is not None and made.authorization == shown.authorization
+        if made is not None and is_same and refused:
+            self._means.grants.drop(self._place.key(self._access), made)
+        return made is not None and not is_same
 
     async def _seek(self, challenges: tuple[Challenge, ...]) -> bool:
         """A login is at hand, and the host denies without saying how to log in: ask it once."""
@@ -216,7 +234,7 @@ class Exchange:
         except HostFailure:
             return ()
         response.close()
-        if response.status != 401 or response.redirected_to is not None:
+        if response.status not in (401, 403) or response.redirected_to is not None:
             return ()
         return parse_challenges(response.headers.getall("WWW-Authenticate", ()))
 

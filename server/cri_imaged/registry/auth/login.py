@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 from dataclasses import dataclass, field
 
 from cri_imaged.ports import Auth
 
+_AS_GIVEN = ("utf-8", "surrogateescape")
 _TOKEN_USER = "<token>"  # noqa: S105  # Docker's mark for "the password is an identity token"
 
 
@@ -52,8 +52,9 @@ class Login:
 
     @property
     def basic(self) -> str:
-        """The value of an `Authorization` header with user and password (RFC 7617, UTF-8)."""
-        pair = f"{self.username}:{self.password}".encode()
+        """The value of an `Authorization` header with user and password (RFC 7617): UTF-8, and what
+        `auth` had of other bytes."""
+        pair = f"{self.username}:{self.password}".encode(*_AS_GIVEN)
         return f"Basic {base64.b64encode(pair).decode()}"
 
     @property
@@ -70,7 +71,7 @@ class Login:
         parts = (self.username, self.password, self.identity_token, self.registry_token)
         hasher = hashlib.sha256()
         for part in parts:
-            raw = part.encode()
+            raw = part.encode(*_AS_GIVEN)
             hasher.update(len(raw).to_bytes(8, "big") + raw)
         return hasher.hexdigest()
 
@@ -81,9 +82,10 @@ ANONYMOUS = Login()
 def _decode(auth: str) -> tuple[str, str]:
     try:
         # `base64` breaks its lines after 76 characters unless it is told not to.
-        text = base64.b64decode("".join(auth.split()), validate=True).decode()
-    except (binascii.Error, ValueError):
-        raise ValueError("auth is not base64 of text") from None
+        # What it holds need not be UTF-8, and is shown as it was given.
+        text = base64.b64decode("".join(auth.split()), validate=True).decode(*_AS_GIVEN)
+    except ValueError:
+        raise ValueError("auth is not base64") from None
     username, colon, password = text.partition(":")
     if not colon:
         raise ValueError("auth holds no colon between user and password")

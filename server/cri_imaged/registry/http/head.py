@@ -85,12 +85,14 @@ def _fields(lines: list[bytes]) -> CIMultiDict[str]:
             unfolded[-1] = name, value + b" " + line.strip(b" \t")
             continue
         name, colon, value = line.partition(b":")
-        if not colon or not _NAME.fullmatch(name):
+        if not colon:
             raise MalformedError("a header field is malformed")
-        unfolded.append((name, value.strip(b" \t")))
+        unfolded.append((name.rstrip(b" \t"), value.strip(b" \t")))
     headers: CIMultiDict[str] = CIMultiDict()
     for name, value in unfolded:
         if b"\r" in value or b"\0" in value:
             raise MalformedError("a header field is malformed")
-        headers.add(name.decode(), value.decode("utf-8", "surrogateescape"))
+        # What no field can be called is nothing that anybody reads.
+        if _NAME.fullmatch(name):
+            headers.add(name.decode(), value.decode("utf-8", "surrogateescape"))
     return headers

@@ -13,7 +13,7 @@ from yarl import URL
 
 from cri_imaged import spool
 from cri_imaged.ports import Activity
-from cri_imaged.registry.error_bodies import describe_body
+from cri_imaged.registry.error_bodies import describe_body, describe_text
 from cri_imaged.registry.failures import HostFailure, Kind
 from cri_imaged.registry.hosts.host import Host
 from cri_imaged.registry.http.coding import Gunzipped
@@ -145,8 +145,12 @@ class Response:
         """Codes and text of the first `limit` bytes of an error's body, as `describe_body` has
         them. Nothing where a redirect led here: its URL may be signed, and be repeated. Raises
         `HostFailure`."""
-        body = await self._read_beyond(limit) if self._quotable else b""
-        return describe_body(body[:limit], secrets)
+        body = await self._read_beyond(limit)
+        return describe_body(body[:limit] if self._quotable else b"", secrets)
+
+    def quoted(self, text: str, secrets: Iterable[str]) -> str:
+        """What its headers say, made fit for a message; nothing where `describe_error` has none."""
+        return describe_text(text, secrets) if self._quotable else ""
 
     def close(self) -> None:
         """Give the connection back where the body has arrived to its end; close it otherwise."""

@@ -207,7 +207,7 @@ def _message(request: Request, url: URL, route: Route) -> Message:
         headers.update(proxy_login(route.proxy))
     body = b""
     if request.form is not None:
-        body = urllib.parse.urlencode(request.form).encode()
+        body = urllib.parse.urlencode(request.form, errors="surrogateescape").encode()
         headers["Content-Type"] = "application/x-www-form-urlencoded"
         headers["Content-Length"] = str(len(body))
     try:
