@@ -113,10 +113,14 @@ def test_a_pull_for_another_platform_and_back(daemon: Daemon, registry: DockerRe
     other = replace(image(layer({"arch": file("other")})), architecture=OTHER)
     reference = registry.push(APP, "cli/index:1", other)
     platform = ("--platform", f"linux/{OTHER}")
-    assert daemon.cli("pull", "-q", *platform, reference).stdout == f"{other.id}\n"
+    pulled = daemon.cli("pull", "-q", *platform, reference)
+    assert (pulled.stdout, pulled.stderr) == (f"{other.id}\n", ""), "it is what was asked for"
     assert daemon.cli("pull", "-q", reference).stdout == f"{APP.id}\n"
     assert daemon.cli("pull", "-q", "--platform", "linux/s390x", reference, check=False).returncode
     assert daemon.cli("pull", "-q", "--platform", "?", reference, check=False).returncode == 2
+    alone = registry.push(APP, "cli/alone:1")
+    said = daemon.cli("pull", "-q", *platform, alone).stderr
+    assert said.endswith(f", it was pulled for linux/{OTHER}\n"), "where there is no other image"
 
 
 def test_all_tags_of_a_repository(daemon: Daemon, registry: DockerRegistry) -> None:

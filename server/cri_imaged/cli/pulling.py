@@ -49,9 +49,9 @@ class Pulling:
         for name in names:
             for image in await self._tags(name) if all_tags else [name]:
                 with self._kept():
-                    image_id = await self._pull(image)
+                    image_id, warnings = await self._pull(image)
                     yield image, image_id
-                    for warning in await self._warnings(image_id):
+                    for warning in warnings:
                         note(f"warning: {image}: {warning}")
         for failure in self._failures[1:]:
             note(f"cri-imaged: {failure.message}")
@@ -72,7 +72,7 @@ class Pulling:
             return [f"{answer.repository}:{tag}" for tag in answer.tags]
         return []
 
-    async def _pull(self, image: str) -> str:
+    async def _pull(self, image: str) -> tuple[str, Sequence[str]]:
         if self._wanted.quiet:
             return await self._answer(image)
         with display() as shown:
@@ -85,16 +85,17 @@ class Pulling:
                 with contextlib.suppress(asyncio.CancelledError, grpc.aio.AioRpcError):
                     await watching
 
-    async def _answer(self, image: str) -> str:
+    async def _answer(self, image: str) -> tuple[str, Sequence[str]]:
+        """The image's ID, and what its user may miss."""
         wanted = self._wanted
         spec = api_pb2.ImageSpec(image=image, runtime_handler=wanted.handler)
         request = api_pb2.PullImageRequest(image=spec, auth=wanted.auth)
         if not wanted.platform:
             answer = await self._daemon.images.PullImage(request, timeout=wanted.seconds)
-            return answer.image_ref
+            return answer.image_ref, await self._warnings(answer.image_ref)
         chosen = catalog_pb2.PullForPlatformRequest(pull=request, platform=wanted.platform)
         pulled = await self._daemon.catalog.PullForPlatform(chosen, timeout=wanted.seconds)
-        return pulled.image_id
+        return pulled.image_id, pulled.warnings
 
     async def _watch(self, image: str, shown: Display) -> None:
         request = node_pb2.WatchPullsRequest(reference=image)
@@ -103,7 +104,8 @@ class Pulling:
             shown.show(answer.pulls[-1:])
 
     async def _warnings(self, image_id: str) -> list[str]:
-        """What the user of the image may miss. The pull stands, whether or not this can be told."""
+        """What it lacks as an image for this node. The pull stands, whether or not this can be
+        told."""
         spec = api_pb2.ImageSpec(image=image_id, runtime_handler=self._wanted.handler)
         request = api_pb2.ImageStatusRequest(image=spec, verbose=True)
         with contextlib.suppress(grpc.aio.AioRpcError, ValueError):

@@ -42,7 +42,7 @@ class CatalogService(catalog_pb2_grpc.CatalogServicer):
             Cause(trace=convert.trace_of(context.invocation_metadata() or ())),
             Platform.parse(request.platform),
         )
-        return api.PullForPlatformResponse(image_id=pulled.image.id)
+        return api.PullForPlatformResponse(image_id=pulled.image.id, warnings=pulled.warnings)
 
     async def TagImage(  # noqa: N802
         self, request: api.TagImageRequest, context: Any

@@ -53,6 +53,8 @@ class Pulled:
     """Empty for an image that was converted from Docker schema 1 and was pulled by a tag."""
     received: int
     """Bytes of layers that came over the network."""
+    warnings: tuple[str, ...] = ()
+    """Sentences on what its user may miss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +170,7 @@ class Puller:
                     )
             await self._aftermath.run()
             progress.enter(Phase.DONE)
-            return Pulled(image, reference, repo_digest, progress.received)
+            return Pulled(image, reference, repo_digest, progress.received, progress.warnings)
 
     @asynccontextmanager
     async def _resolved(

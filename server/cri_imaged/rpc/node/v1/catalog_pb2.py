@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from cri_imaged.rpc.runtime.v1 import api_pb2 as runtime_dot_v1_dot_api__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n cri_imaged/node/v1/catalog.proto\x12\x12\x63ri_imaged.node.v1\x1a\x14runtime/v1/api.proto\"V\n\x16PullForPlatformRequest\x12*\n\x04pull\x18\x01 \x01(\x0b\x32\x1c.runtime.v1.PullImageRequest\x12\x10\n\x08platform\x18\x02 \x01(\t\"+\n\x17PullForPlatformResponse\x12\x10\n\x08image_id\x18\x01 \x01(\t\"F\n\x0fTagImageRequest\x12\r\n\x05image\x18\x01 \x01(\t\x12\x17\n\x0fruntime_handler\x18\x02 \x01(\t\x12\x0b\n\x03tag\x18\x03 \x01(\t\"1\n\x10TagImageResponse\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12\x0b\n\x03tag\x18\x02 \x01(\t\"&\n\x15\x44\x65scribeImagesRequest\x12\r\n\x05sizes\x18\x01 \x01(\x08\"N\n\x16\x44\x65scribeImagesResponse\x12\x34\n\x06images\x18\x01 \x03(\x0b\x32$.cri_imaged.node.v1.ImageDescription\"t\n\x10ImageDescription\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12\x17\n\x0fruntime_handler\x18\x02 \x01(\t\x12\x10\n\x08\x62uilt_at\x18\x03 \x01(\x03\x12\r\n\x05\x62ytes\x18\x04 \x01(\x04\x12\x14\n\x0cunique_bytes\x18\x05 \x01(\x04\x32\xbd\x02\n\x07\x43\x61talog\x12l\n\x0fPullForPlatform\x12*.cri_imaged.node.v1.PullForPlatformRequest\x1a+.cri_imaged.node.v1.PullForPlatformResponse\"\x00\x12W\n\x08TagImage\x12#.cri_imaged.node.v1.TagImageRequest\x1a$.cri_imaged.node.v1.TagImageResponse\"\x00\x12k\n\x0e\x44\x65scribeImages\x12).cri_imaged.node.v1.DescribeImagesRequest\x1a*.cri_imaged.node.v1.DescribeImagesResponse\"\x00\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n cri_imaged/node/v1/catalog.proto\x12\x12\x63ri_imaged.node.v1\x1a\x14runtime/v1/api.proto\"V\n\x16PullForPlatformRequest\x12*\n\x04pull\x18\x01 \x01(\x0b\x32\x1c.runtime.v1.PullImageRequest\x12\x10\n\x08platform\x18\x02 \x01(\t\"=\n\x17PullForPlatformResponse\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12\x10\n\x08warnings\x18\x02 \x03(\t\"F\n\x0fTagImageRequest\x12\r\n\x05image\x18\x01 \x01(\t\x12\x17\n\x0fruntime_handler\x18\x02 \x01(\t\x12\x0b\n\x03tag\x18\x03 \x01(\t\"1\n\x10TagImageResponse\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12\x0b\n\x03tag\x18\x02 \x01(\t\"&\n\x15\x44\x65scribeImagesRequest\x12\r\n\x05sizes\x18\x01 \x01(\x08\"N\n\x16\x44\x65scribeImagesResponse\x12\x34\n\x06images\x18\x01 \x03(\x0b\x32$.cri_imaged.node.v1.ImageDescription\"t\n\x10ImageDescription\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12\x17\n\x0fruntime_handler\x18\x02 \x01(\t\x12\x10\n\x08\x62uilt_at\x18\x03 \x01(\x03\x12\r\n\x05\x62ytes\x18\x04 \x01(\x04\x12\x14\n\x0cunique_bytes\x18\x05 \x01(\x04\x32\xbd\x02\n\x07\x43\x61talog\x12l\n\x0fPullForPlatform\x12*.cri_imaged.node.v1.PullForPlatformRequest\x1a+.cri_imaged.node.v1.PullForPlatformResponse\"\x00\x12W\n\x08TagImage\x12#.cri_imaged.node.v1.TagImageRequest\x1a$.cri_imaged.node.v1.TagImageResponse\"\x00\x12k\n\x0e\x44\x65scribeImages\x12).cri_imaged.node.v1.DescribeImagesRequest\x1a*.cri_imaged.node.v1.DescribeImagesResponse\"\x00\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,17 +35,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PULLFORPLATFORMREQUEST']._serialized_start=78
   _globals['_PULLFORPLATFORMREQUEST']._serialized_end=164
   _globals['_PULLFORPLATFORMRESPONSE']._serialized_start=166
-  _globals['_PULLFORPLATFORMRESPONSE']._serialized_end=209
-  _globals['_TAGIMAGEREQUEST']._serialized_start=211
-  _globals['_TAGIMAGEREQUEST']._serialized_end=281
-  _globals['_TAGIMAGERESPONSE']._serialized_start=283
-  _globals['_TAGIMAGERESPONSE']._serialized_end=332
-  _globals['_DESCRIBEIMAGESREQUEST']._serialized_start=334
-  _globals['_DESCRIBEIMAGESREQUEST']._serialized_end=372
-  _globals['_DESCRIBEIMAGESRESPONSE']._serialized_start=374
-  _globals['_DESCRIBEIMAGESRESPONSE']._serialized_end=452
-  _globals['_IMAGEDESCRIPTION']._serialized_start=454
-  _globals['_IMAGEDESCRIPTION']._serialized_end=570
-  _globals['_CATALOG']._serialized_start=573
-  _globals['_CATALOG']._serialized_end=890
+  _globals['_PULLFORPLATFORMRESPONSE']._serialized_end=227
+  _globals['_TAGIMAGEREQUEST']._serialized_start=229
+  _globals['_TAGIMAGEREQUEST']._serialized_end=299
+  _globals['_TAGIMAGERESPONSE']._serialized_start=301
+  _globals['_TAGIMAGERESPONSE']._serialized_end=350
+  _globals['_DESCRIBEIMAGESREQUEST']._serialized_start=352
+  _globals['_DESCRIBEIMAGESREQUEST']._serialized_end=390
+  _globals['_DESCRIBEIMAGESRESPONSE']._serialized_start=392
+  _globals['_DESCRIBEIMAGESRESPONSE']._serialized_end=470
+  _globals['_IMAGEDESCRIPTION']._serialized_start=472
+  _globals['_IMAGEDESCRIPTION']._serialized_end=588
+  _globals['_CATALOG']._serialized_start=591
+  _globals['_CATALOG']._serialized_end=908
 # @@protoc_insertion_point(module_scope)

@@ -48,15 +48,23 @@ class PullForPlatformResponse(message.Message):
     DESCRIPTOR: descriptor.Descriptor
 
     IMAGE_ID_FIELD_NUMBER: builtins.int
+    WARNINGS_FIELD_NUMBER: builtins.int
     image_id: builtins.str
+    @builtins.property
+    def warnings(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Sentences on what its user may miss, such as an image for another platform than the one that
+        was asked for.
+        """
+
     def __init__(
         self,
         *,
         image_id: builtins.str = ...,
+        warnings: abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["image_id", b"image_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["image_id", b"image_id", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
