@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -48,7 +49,8 @@ async def ask(
         process = await _started(command, question, out, err, environ)
         try:
             async with asyncio.timeout(seconds):
-                status = await process.wait()
+                await _ended(process)
+            status = process.wait()
             return Ran(status, out.all(), err.all())
         finally:
             await to_the_end(_end(process))
@@ -63,28 +65,48 @@ async def _started(
     out: _Output,
     err: _Output,
     environ: Mapping[str, str] | None,
-) -> asyncio.subprocess.Process:
+) -> subprocess.Popen[bytes]:
     # A file: a program that does not read from it, or late, holds up no writer.
     asked = os.memfd_create("question", os.MFD_CLOEXEC)
-    try:
-        os.pwrite(asked, question, 0)
-        return await asyncio.create_subprocess_exec(
-            *command,
+
+    def start() -> subprocess.Popen[bytes]:
+        # Not uvloop: it has a shell run what is no program, to which an empty file is success.
+        return subprocess.Popen(
+            command,
             stdin=asked,
             stdout=out.writer,
             stderr=err.writer,
             start_new_session=True,
             env=environ,
         )
+
+    try:
+        os.pwrite(asked, question, 0)
+        begun = asyncio.ensure_future(asyncio.to_thread(start))
+        return await to_the_end(begun, undo=lambda: _end(begun.result()))
     finally:
         for fd in (asked, out.writer, err.writer):
             os.close(fd)
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
+async def _ended(process: subprocess.Popen[bytes]) -> None:
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    watched = os.pidfd_open(process.pid)
+    try:
+        loop.add_reader(watched, ended.set)
+        await ended.wait()
+    finally:
+        loop.remove_reader(watched)
+        os.close(watched)
+
+
+async def _end(process: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    await process.wait()
+    if process.returncode is None:
+        await _ended(process)
+        process.wait()
 
 
 class _Output:

@@ -188,6 +188,10 @@ WRONG = {
         '[[image.bandwidth.times]]\nbegin = "8:00"',
         "malformed, want for example 08:30",
     ),
+    "image.verification.policy[0].match": (
+        '[[image.verification.policy]]\nmatch = "R.Example:443/team"',
+        "want for example 'r.example/team'",
+    ),
     "image.gc.max_age": ('[image.gc]\nmax_age = "5m"', "below 10m"),
     "image.preload.directory": ('[image.preload]\ndirectory = "x"', "not absolute"),
     "image.preload.images[0]": ('[image.preload]\nimages = ["UPPER"]', "lower case"),

@@ -405,6 +405,9 @@ def rule(match: str) -> Rule:
         ("r.example/teammate/app", "r.example"),
         ("r.example/team", "r.example/team"),
         ("r.example:5000/team/app", "*"),
+        ("R.Example/team/app", "r.example/team"),
+        ("r.example:443/team/app", "r.example/team"),
+        ("registry-1.docker.io/library/busybox", "docker.io/library"),
     ],
 )
 def test_the_longest_prefix_counts(name: str, expected: str) -> None:

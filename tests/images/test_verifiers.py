@@ -6,11 +6,12 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from cri_imaged.config.options import VerificationOptions
 from cri_imaged.config.values import AtMost, Directory, Duration
@@ -113,6 +114,16 @@ async def test_a_folder_that_cannot_be_read_is_told(folder: Path) -> None:
 async def test_what_cannot_be_run_rejects(folder: Path) -> None:
     program(folder, "a", "exit 0").chmod(0o644)
     assert "verifier a: cannot be run: Permission denied" in await objection(folder)
+
+
+@pytest.mark.parametrize("text", ["", "echo no program\n"])
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_what_is_no_program_rejects_and_no_shell_is_asked_instead(
+    folder: Path, run: Callable[[Coroutine[None, None, None]], None], text: str
+) -> None:
+    program(folder, "a", "").write_text(text)
+    with pytest.raises(SignatureRejectedError, match="a: cannot be run: Exec format error"):
+        run(ask(folder))
 
 
 async def test_a_program_that_crashes_rejects(folder: Path) -> None:

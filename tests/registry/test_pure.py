@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from cri_imaged.errors import ConfigError
+from cri_imaged.oci.authority import canonical_authority
 from cri_imaged.ports import Credentials
 from cri_imaged.registry.auth.login import ANONYMOUS, Login
 from cri_imaged.registry.failures import Kind, most_telling
-from cri_imaged.registry.hosts.host import Host, TlsSettings, canonical_authority, default_host
+from cri_imaged.registry.hosts.host import Host, TlsSettings, default_host
 from cri_imaged.registry.http.addresses import Reach, reach
 from cri_imaged.registry.http.proxies import Proxies
 from cri_imaged.registry.patience import Patience, Watch

@@ -14,6 +14,7 @@ from cri_imaged.durations import parse_duration, show_duration
 from cri_imaged.errors import ImagedError
 from cri_imaged.limits import GIB, KIB, MIB
 from cri_imaged.locations import absolute, socket_path
+from cri_imaged.oci.authority import canonical_authority
 from cri_imaged.oci.pattern import NamePattern, is_pattern
 from cri_imaged.oci.platform import Platform
 from cri_imaged.oci.reference import Reference
@@ -166,7 +167,9 @@ def parse_repository_prefix(text: str) -> RepositoryPrefix:
     if text == "*":
         return RepositoryPrefix(text)
     below = "/a/a"  # of so many components no name is completed
-    prefix = Reference.parse(text + below).name.removesuffix(below)
+    parsed = Reference.parse(text + below)
+    registry = canonical_authority(parsed.registry)
+    prefix = f"{registry}/{parsed.repository}".removesuffix(below)
     if prefix != text:
         raise ValueError(f"{text!r} does not begin with a registry, want for example {prefix!r}")
     return RepositoryPrefix(prefix)

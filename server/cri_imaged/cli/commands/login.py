@@ -14,7 +14,7 @@ from cri_imaged.cli.failure import ExitCode, Failure
 from cri_imaged.cli.options import Address, Format
 from cri_imaged.cli.output import Output, note, show, show_data
 from cri_imaged.cli.passwords import password_of
-from cri_imaged.registry.hosts.host import canonical_authority
+from cri_imaged.oci.authority import canonical_authority
 from cri_imaged.rpc.node.v1 import registries_pb2 as api
 from cri_imaged.rpc.runtime.v1 import api_pb2
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from cri_imaged.oci.authority import canonical_authority
 from cri_imaged.oci.reference import Reference
 
 EVERY = "*"
@@ -35,8 +36,9 @@ class Policy:
 
     def rule(self, reference: Reference) -> Rule | None:
         """The rule for a repository, None where there is none. Prefixes are of whole components:
-        `registry/team` says nothing of `registry/teammate`."""
-        parts = reference.name.split("/")
+        `registry/team` says nothing of `registry/teammate`. A registry is one and the same however
+        it is spelt."""
+        parts = (canonical_authority(reference.registry), *reference.repository.split("/"))
         prefixes = ["/".join(parts[:length]) for length in range(len(parts), 0, -1)]
         found = (self.rules.get(prefix) for prefix in (*prefixes, EVERY))
         return next(filter(None, found), None)

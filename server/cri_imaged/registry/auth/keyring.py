@@ -8,13 +8,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cri_imaged.errors import ConfigError, InvalidRequestError
+from cri_imaged.oci.authority import canonical_authority
 from cri_imaged.oci.reference import Reference
 from cri_imaged.ports import Credentials
 from cri_imaged.registry.auth.docker_config import DockerConfig, DockerConfigFile
 from cri_imaged.registry.auth.login import ANONYMOUS, Login
 from cri_imaged.registry.auth.providers import Providers, ProvidersFile
 from cri_imaged.registry.auth.scope import LoginScope, authority_of, names_of, nearest
-from cri_imaged.registry.hosts.host import Host, canonical_authority
+from cri_imaged.registry.hosts.host import Host
 from cri_imaged.registry.options import HostLogin, RegistryOptions
 
 

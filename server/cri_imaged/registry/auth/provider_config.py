@@ -16,7 +16,7 @@ import msgspec
 from cri_imaged.durations import parse_duration
 from cri_imaged.errors import ConfigError
 from cri_imaged.limits import MIB
-from cri_imaged.registry.hosts.host import split_port
+from cri_imaged.oci.authority import split_port
 
 _SUFFIXES = (".json", ".yaml", ".yml")
 _FILE_BYTES = 1 * MIB

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from cri_imaged.registry.hosts.host import Host, canonical_authority
+from cri_imaged.oci.authority import canonical_authority
+from cri_imaged.registry.hosts.host import Host
 
 _T = TypeVar("_T")
 

@@ -13,15 +13,13 @@ from pathlib import Path
 
 from yarl import URL
 
+from cri_imaged.oci.authority import DOCKER_HUB_HOST, split_port
 from cri_imaged.oci.reference import DOCKER_HUB
 from cri_imaged.registry.hosts.rewrite import Rewrite
 
-DOCKER_HUB_HOST = "registry-1.docker.io"
-DOCKER_HUB_ALIASES = frozenset({DOCKER_HUB, "index.docker.io", DOCKER_HUB_HOST})
 DIAL_SECONDS = 30.0
 _NAME_LENGTH = 253
 _LABEL = 63
-_DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 
 class Capability(enum.Flag):
@@ -120,14 +118,6 @@ def default_host(registry: str) -> Host:
     )
 
 
-def split_port(authority: str) -> tuple[str, str]:
-    """Name (brackets of IPv6 removed) and port (empty where there is none) of an authority."""
-    name, colon, port = authority.rpartition(":")
-    if not colon or authority.endswith("]"):
-        name, port = authority, ""
-    return name.removeprefix("[").removesuffix("]"), port
-
-
 def is_authority(text: str) -> bool:
     """Whether there can be such a host and port: ports end at 65535, and names follow IDNA and the
     lengths that DNS allows."""
@@ -150,16 +140,6 @@ def is_loopback(name: str) -> bool:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
-
-
-def canonical_authority(authority: str, scheme: str = "https") -> str:
-    """An authority for comparison: lower case, without the scheme's default port, with Docker
-    Hub's aliases made one."""
-    authority = authority.lower()
-    _name, port = split_port(authority)
-    if port == _DEFAULT_PORTS.get(scheme):
-        authority = authority.removesuffix(f":{port}")
-    return DOCKER_HUB if authority in DOCKER_HUB_ALIASES else authority
 
 
 def capable(hosts: Sequence[Host], wanted: Capability) -> tuple[Host, ...]:

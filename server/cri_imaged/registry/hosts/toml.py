@@ -17,11 +17,11 @@ from urllib.parse import urlsplit
 
 from cri_imaged.durations import parse_duration
 from cri_imaged.errors import Category, ConfigError, RegistryError
+from cri_imaged.oci.authority import DOCKER_HUB_HOST
 from cri_imaged.oci.reference import DOCKER_HUB
 from cri_imaged.registry.hosts.host import (
     ALL_CAPABILITIES,
     DIAL_SECONDS,
-    DOCKER_HUB_HOST,
     Capability,
     Host,
     TlsSettings,

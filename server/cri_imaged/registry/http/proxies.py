@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from yarl import URL
 
 from cri_imaged.errors import ConfigError
-from cri_imaged.registry.hosts.host import is_loopback, split_port
+from cri_imaged.oci.authority import split_port
+from cri_imaged.registry.hosts.host import is_loopback
 
 _SCHEMES = ("http", "https", "socks5", "socks5h")
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from cri_imaged.limits import KIB
+from cri_imaged.oci.authority import canonical_authority
 from cri_imaged.ports import Activity, Priority
-from cri_imaged.registry.hosts.host import Host, canonical_authority
+from cri_imaged.registry.hosts.host import Host
 from cri_imaged.registry.http.bucket import Bucket, Payment
 
 _BUSY_BYTES = 64 * KIB

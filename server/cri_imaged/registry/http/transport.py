@@ -20,8 +20,9 @@ import structlog
 from yarl import URL
 
 from cri_imaged.limits import Limits
+from cri_imaged.oci.authority import split_port
 from cri_imaged.registry.failures import HostFailure, Kind
-from cri_imaged.registry.hosts.host import Host, TlsSettings, split_port
+from cri_imaged.registry.hosts.host import Host, TlsSettings
 from cri_imaged.registry.http.addresses import Reach, reach
 from cri_imaged.registry.http.dial import Route, proxy_login
 from cri_imaged.registry.http.errors import MalformedError
