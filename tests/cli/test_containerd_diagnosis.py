@@ -38,6 +38,7 @@ def findings(config: Config, root: Path, text: str) -> list[str]:
 
 def test_what_setup_writes_is_well(config: Config, tmp_path: Path) -> None:
     assert list(of_containerd(config, tmp_path)) == []
+    assert list(of_containerd(config, tmp_path / ("x" * 300))) == [], "it cannot be looked up"
     assert findings(config, tmp_path, containerd_toml(config, ContainerdOptions())) == []
 
 

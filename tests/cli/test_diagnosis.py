@@ -12,6 +12,8 @@ from cri_imaged.cli.diagnosis import Finding
 from cri_imaged.config import load_config
 from cri_imaged.rpc.node.v1 import runtimes_pb2
 
+UNSEEN = "x" * 300
+"""Longer than the kernel looks anything up by, whoever asks."""
 LOGINS_FAIL = "pulls that need a login fail"
 
 
@@ -105,3 +107,9 @@ def test_an_order_of_units_that_nobody_tells_is_no_finding(
     (tmp_path / "run/systemd/system").mkdir(parents=True)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert list(diagnosis.of_units(tmp_path)) == []
+
+
+def test_a_root_that_cannot_be_looked_at_is_not_there() -> None:
+    config = load_config(None, privileged=True, overrides={"root": f"/{UNSEEN}"})
+    (found,) = diagnosis.of_disk(config)
+    assert found.what == f"/{UNSEEN} is not there"

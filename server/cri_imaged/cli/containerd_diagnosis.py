@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import tomllib
@@ -25,8 +26,8 @@ def of_containerd(config: Config, root: Path) -> Iterator[Finding]:
     usual place is the one of the containerd that we are configured for."""
     options = config.runtime.containerd
     program = shutil.which("containerd")
-    if options is None or program is None or not (root / CONFIG).is_file():
-        return
+    if options is None or program is None or not os.path.isfile(root / CONFIG):
+        return  # is_file() of a Path would raise where it may not look
     try:
         found = _effective(program, root / CONFIG)
     except ValueError as error:

@@ -109,9 +109,7 @@ def of_kubelet(config: Config, root: Path) -> Iterator[Finding]:
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
-        yield Finding(
-            f"{file}: cannot be read: {error.strerror}", "run this as root, mend the file"
-        )
+        yield Finding(f"{file}: cannot be read: {error.strerror}", "mend it, or run this as root")
         return
     found = re.search(r"^imageServiceEndpoint:\s*[\"']?([^\s\"']+)", text, re.MULTILINE)
     wanted = f"unix://{config.grpc.address}"
@@ -143,7 +141,7 @@ def of_units(root: Path) -> Iterator[Finding]:
 
 def of_disk(config: Config) -> Iterator[Finding]:
     """Space for pulls."""
-    if not config.root.is_dir():
+    if not os.path.isdir(config.root):  # the Path's own would raise where it may not look
         yield Finding(f"{config.root} is not there", "cri-imaged serve, as root")
         return
     space = os.statvfs(config.root)

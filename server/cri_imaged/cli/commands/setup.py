@@ -99,7 +99,7 @@ def _do(
     privileged = os.geteuid() == 0
     file = config or default_config_file(privileged)
     loaded = load_config(file if file.exists() else None, privileged=privileged)
-    if overlay and loaded.root.is_dir() and (why := mounting.overlay_obstacle(loaded.root)):
+    if overlay and os.path.isdir(loaded.root) and (why := mounting.overlay_obstacle(loaded.root)):
         raise Failure(ExitCode.FAILED, f"overlay does not work in {loaded.root}: {why}")
     made = plan(loaded, file, root)
     texts: dict[Path, str] = {}
