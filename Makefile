@@ -120,6 +120,7 @@ erofs: setup ## all tests of layers that are images, by loop devices as old kern
 	  $(PYTEST_ARGS)
 	EROFS=all $(BIN)/pytest -n $(JOBS) --dist loadscope -k erofs tests/snapshots tests/survival \
 	  tests/real $(PYTEST_ARGS)
+	EROFS=all $(BIN)/pytest tests/neighbours $(PYTEST_ARGS)
 
 costs: setup ## measure what containerd adds to a pull, on a quiet machine, as root
 	COSTS=1 $(BIN)/pytest tests/real/runtimes/test_costs.py

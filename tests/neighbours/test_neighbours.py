@@ -4,7 +4,7 @@ processes stay under 350 MiB, no callback keeps the event loop for long, and not
 
 These are bounds in time, against the same thing alone in the same test; a case that is over one is
 tried twice more. `make neighbours` runs all cases; otherwise one in ten is run, of each kind some,
-always the same: NEIGHBOURS=0 to 9 says which.
+always the same: NEIGHBOURS=0 to 9 says which. `make erofs` runs that part with layers as images.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from tests.neighbours.honest import honest, serve
 from tests.neighbours.hostile import HOSTILE, NAME_SERVER
 from tests.real.conftest import Scratch
 from tests.support.daemon import Daemon
+from tests.support.erofs import WHOLE
 from tests.support.memory import processes
 from tests.support.process import wait_until
 from tests.support.registry import FaultRegistry
@@ -53,7 +54,8 @@ def daemon(scratch: Scratch) -> Iterator[Daemon]:
     names.write_text(f"nameserver {NAME_SERVER}\n")
     script = f'mount --bind {names} /etc/resolv.conf && exec "$@"'
     wrapper = ["unshare", "--mount", "sh", "-c", script, "sh"]
-    with Daemon(directory, level="info", wrapper=wrapper) as running:
+    snapshotter = "erofs" if WHOLE else "overlay"
+    with Daemon(directory, snapshotter, level="info", wrapper=wrapper) as running:
         yield running
 
 
