@@ -248,6 +248,9 @@ def outcome_of(text: str) -> tuple[Host, ...] | ConfigError:
         ("my.example:5000", ("my.example_5000_", "my.example:5000", "_default")),
         ("[::1]:5000", ("[::1]_5000_", "[::1]:5000", "_default")),
         ("[::1]", ("[::1]", "_default")),
+        ("GHCR.io", ("GHCR.io", "ghcr.io", "_default")),
+        ("ghcr.io:443", ("ghcr.io_443_", "ghcr.io:443", "ghcr.io", "_default")),
+        ("registry-1.docker.io", ("registry-1.docker.io", "docker.io", "_default")),
     ],
 )
 def test_folder_names(registry: str, names: tuple[str, ...]) -> None:

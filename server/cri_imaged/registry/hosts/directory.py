@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from cri_imaged.errors import ConfigError
+from cri_imaged.oci.authority import canonical_authority
 from cri_imaged.registry.hosts.host import Host, TlsSettings, default_host
 from cri_imaged.registry.hosts.toml import is_header, parse_hosts
 
@@ -92,11 +93,17 @@ def _nearer(general: Sequence[Header], own: tuple[Header, ...]) -> tuple[Header,
 
 
 def folder_names(registry: str) -> tuple[str, ...]:
-    """The names of a registry's folder, in the order in which they are looked for (pure)."""
+    """The names of a registry's folder, in the order in which they are looked for (pure): as it is
+    spelt, then as it is usually spelt, so that what is blocked is so in capitals, too."""
+    spelt = dict.fromkeys((registry, canonical_authority(registry)))
+    return (*(name for each in spelt for name in _names_of(each)), "_default")
+
+
+def _names_of(registry: str) -> tuple[str, ...]:
     name, colon, port = registry.rpartition(":")
     if not colon or registry.endswith("]"):
-        return registry, "_default"
-    return f"{name}_{port}_", registry, "_default"
+        return (registry,)
+    return f"{name}_{port}_", registry
 
 
 def _registry_of(folder: str) -> str:
