@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -113,3 +114,16 @@ def test_a_root_that_cannot_be_looked_at_is_not_there() -> None:
     config = load_config(None, privileged=True, overrides={"root": f"/{UNSEEN}"})
     (found,) = diagnosis.of_disk(config)
     assert found.what == f"/{UNSEEN} is not there"
+
+
+@pytest.mark.parametrize(("free", "found"), [(500, True), (501, False)])
+def test_inodes_are_too_few_where_pulls_are_refused_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, found: bool
+) -> None:
+    many = 1 << 30
+    disk = os.statvfs_result((4096, 4096, many, many, many, 10_000, free, free, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda _: disk)
+    config = load_config(None, privileged=True, overrides={"root": str(tmp_path)})
+    findings = [each.what for each in diagnosis.of_disk(config)]
+    few = f"{tmp_path} has 500 of 10000 inodes free: pulls leave 5 % of them free"
+    assert findings == ([few] if found else [])

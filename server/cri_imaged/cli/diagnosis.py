@@ -19,6 +19,7 @@ from cri_imaged import __file__ as package
 from cri_imaged.config import Config
 from cri_imaged.config.options import ContainerdOptions
 from cri_imaged.errors import ConfigError, RegistryError
+from cri_imaged.full_disk import has_inodes
 from cri_imaged.oci.reference import Reference
 from cri_imaged.registry.auth.provider_config import files_of, read_providers
 from cri_imaged.registry.hosts.directory import HostsDirectory
@@ -152,8 +153,12 @@ def of_disk(config: Config) -> Iterator[Finding]:
             f"{config.image.disk_reserve >> 20} MiB (image.disk_reserve)",
             "remove images, or make the file system larger",
         )
-    if space.f_files and not space.f_favail:
-        yield Finding(f"{config.root} has no free inodes", "remove images")
+    if not has_inodes(space):
+        yield Finding(
+            f"{config.root} has {space.f_favail} of {space.f_files} inodes free: pulls leave 5 % "
+            "of them free",
+            "remove images or files",
+        )
 
 
 def of_clock() -> Iterator[Finding]:
