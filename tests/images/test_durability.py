@@ -71,7 +71,7 @@ async def test_what_the_disk_has_lost_is_heard_though_the_pull_was_cancelled_mea
     disk = Slow()
     monkeypatch.setattr(libc, "lib", disk)
     database = await Database.open(tmp_path / "metadata.db")
-    syncing = Durability(database, [tmp_path], wait=True, discard=None)
+    syncing = Durability(database, [tmp_path], wait=True, discard=None, record=nothing)
     await database.write(lambda db: blobs.insert(db, FIRST, 1, None))
     cancelled = asyncio.create_task(syncing.pulled())
     await asyncio.to_thread(disk.asked.wait)
