@@ -4,7 +4,7 @@ who can do without it: neither the event loop nor the threads that look up host 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from cri_imaged.threads import Threads
@@ -15,12 +15,16 @@ THREADS = 12
 _threads = Threads(THREADS, "disk")
 
 
-async def on_disk(work: Callable[[], T], *, unwanted: Callable[[T], object] | None = None) -> T:
+def on_disk(
+    work: Callable[[], T], *, unwanted: Callable[[T], object] | None = None
+) -> Awaitable[T]:
     """The result of `work`, run in a thread. It runs to its end where the caller is cancelled, and
     `unwanted` then gets its result: to close what was opened."""
     future = _threads.run(work)
-    if unwanted is None:
-        return await future
+    return future if unwanted is None else _wanted(future, unwanted)
+
+
+async def _wanted(future: asyncio.Future[T], unwanted: Callable[[T], object]) -> T:
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:

@@ -70,10 +70,21 @@ async def save(chunks: AsyncIterable[bytes], into: BinaryIO) -> int:
 
 
 async def close(spool: BinaryIO) -> None:
-    """Let go of it."""
-    await to_the_end(on_disk(spool.close))
+    """Let go of it. Doing it again changes nothing."""
+    if spool.closed or _is_in_memory(size_of(spool)):
+        spool.close()
+    else:
+        await to_the_end(on_disk(spool.close))
 
 
 async def _write(into: BinaryIO, data: bytes) -> None:
+    if _is_in_memory(into.tell() + len(data)):
+        into.write(data)
+        return
     with told_as_no_space("answer of a registry"):
         await to_the_end(on_disk(partial(into.write, data)))
+
+
+def _is_in_memory(size: int) -> bool:
+    """A thread costs more than what is done to so little."""
+    return size <= _IN_MEMORY_BYTES

@@ -42,6 +42,30 @@ async def trashed(bench: Bench) -> bool:
     return not os.listdir(bench.root / "trash")
 
 
+async def test_a_blob_that_could_not_be_published_is_not_taken_for_written(bench: Bench) -> None:
+    """A small one is written when it is published."""
+    folder = bench.files.path(descriptor(DATA).digest).parent
+    async with bench.store.writer(descriptor(DATA), bench.lease) as ingest:
+        await ingest.write(DATA)
+        folder.rename(folder.with_name("away"))
+        with pytest.raises(FileNotFoundError):
+            await ingest.commit()
+        folder.with_name("away").rename(folder)
+        assert ingest.offset == 0
+        await ingest.write(DATA)
+        await ingest.commit()
+    assert await bench.store.read(descriptor(DATA).digest, 1000) == DATA
+
+
+async def test_a_small_blob_that_nobody_committed_waits_for_the_next_writer(bench: Bench) -> None:
+    async with bench.store.writer(descriptor(DATA), bench.lease) as ingest:
+        await ingest.write(DATA)
+    async with bench.store.writer(descriptor(DATA), bench.lease) as ingest:
+        assert ingest.offset == len(DATA)
+        await ingest.commit()
+    assert await bench.store.read(descriptor(DATA).digest, 1000) == DATA
+
+
 # --- reclaim ---------------------------------------------------------------------------------
 
 

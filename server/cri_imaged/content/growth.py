@@ -8,6 +8,7 @@ import os
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+from cri_imaged.content import files
 from cri_imaged.disk import on_disk
 from cri_imaged.errors import NotFoundError
 from cri_imaged.ports import Available, Complete, Failed, Restart, Watermark
@@ -98,7 +99,7 @@ class WholeSource:
 
     async def watermarks(self) -> AsyncIterator[Watermark]:
         """See `LayerSource.watermarks`."""
-        yield Complete(await on_disk(lambda: _size(self._path)))
+        yield Complete(await on_disk(lambda: files.size(self._path)))
 
 
 def _open_first(paths: Sequence[Path]) -> int:
@@ -106,7 +107,3 @@ def _open_first(paths: Sequence[Path]) -> int:
         with contextlib.suppress(FileNotFoundError):
             return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     raise NotFoundError(f"blob file {paths[-1].name} is gone from the content store")
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0

@@ -20,6 +20,9 @@ from cri_imaged.shielding import to_the_end
 ANEW = ".anew"
 """Ends the name of the file that takes an ingest's place."""
 _READ_BYTES = 1 << 20
+SMALL = 64 << 10
+"""A blob up to this size that comes in one piece is hashed by the way, and written when it is
+published: it takes less time than to hand it to a thread."""
 _BATCH = 256 << 10
 """Bytes that may wait while as many are written: enough that threads cost little, and little
 enough for hundreds of ingests at once."""
@@ -36,8 +39,9 @@ class FileIngest:
         descriptor: Descriptor,
         path: Path,
         blob_path: Path,
-        publish: Callable[[Path, BlobInfo], Awaitable[None]],
+        publish: Callable[[Path, BlobInfo, Callable[[], None]], Awaitable[None]],
     ) -> None:
+        """`publish` calls in a thread, and before anything else, what completes the file."""
         self._descriptor = descriptor
         self._path = path
         self._blob_path = blob_path
@@ -95,7 +99,18 @@ class FileIngest:
         self._offset += len(chunk)
         while self._offset - self._written > _BATCH and self._waiting:
             await self._turn()
-        self._begin()
+        if self._is_small_and_whole():
+            asyncio.get_running_loop().call_soon(self._begin)  # unless it is committed at once
+        else:
+            self._begin()
+
+    def _is_small_and_whole(self) -> bool:
+        """Whether all of a small blob waits to be written."""
+        return (
+            self._written == 0
+            and self._writing is None
+            and self._offset == self._descriptor.size <= SMALL
+        )
 
     async def _turn(self) -> None:
         """Wait until what is being written is, and what waits is being written. Raises what went
@@ -114,13 +129,18 @@ class FileIngest:
     async def _put(self, chunks: list[bytes]) -> None:
         at = self._written
         try:
-            await on_disk(lambda: self._write_all(chunks, at))
+            await on_disk(lambda: self._write_and_hash(chunks, at))
         except BaseException:
             await self._begin_anew()  # next time: what the disk took of this was not hashed
             raise
         self._written = at + sum(map(len, chunks))
         if not self._superseded:
             self._growth.grown(self._written)
+
+    def _write_and_hash(self, chunks: list[bytes], at: int) -> None:
+        self._write_all(chunks, at)
+        for chunk in chunks:
+            self._hasher.update(chunk)
 
     def _write_all(self, chunks: list[bytes], at: int) -> None:
         with self._told_as_no_space():
@@ -130,7 +150,6 @@ class FileIngest:
                     written = os.pwrite(self._fd, view, at)
                     at += written
                     view = view[written:]
-                self._hasher.update(chunk)
 
     async def _settled(self) -> None:
         """All that came is written. Raises what went wrong."""
@@ -145,11 +164,13 @@ class FileIngest:
         await to_the_end(self._begin_anew())
 
     async def _begin_anew(self) -> None:
-        if not self._superseded:
-            await on_disk(self._reopen)
-        self._hasher = self._descriptor.digest.hasher()
-        self._waiting.clear()
-        self._offset = self._written = 0
+        try:
+            if not self._superseded:
+                await on_disk(self._reopen)
+        finally:
+            self._hasher = self._descriptor.digest.hasher()
+            self._waiting.clear()
+            self._offset = self._written = 0
         if not self._superseded:
             self._growth.restarted()
 
@@ -159,7 +180,7 @@ class FileIngest:
         with self._told_as_no_space():
             fd = os.open(anew, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         anew.rename(self._path)
-        os.close(self._fd)
+        self._close_file()
         self._fd = fd
 
     async def supersede(self) -> None:
@@ -175,6 +196,11 @@ class FileIngest:
 
     async def commit(self) -> BlobInfo:
         """See `Ingest.commit`."""
+        last: list[bytes] = []
+        if self._is_small_and_whole():
+            last, self._waiting = self._waiting, []
+            for chunk in last:
+                self._hasher.update(chunk)
         await self._settled()
         wanted = self._descriptor
         if self._offset != wanted.size:
@@ -187,10 +213,25 @@ class FileIngest:
                 f"their digest is {wanted.digest.algorithm}:{self._hasher.hexdigest()}"
             )
         info = BlobInfo(wanted.digest, wanted.size)
-        await self._publish(self._path, info)
+        # Not torn: the descriptor is closed there, or in `close`.
+        try:
+            await to_the_end(self._publish(self._path, info, lambda: self._complete(last)))
+        except Exception:
+            if last:  # hashed, and not known to be written
+                await self._begin_anew()
+            raise
         self._committed = True
         self._growth.ended(Complete(wanted.size))
         return info
+
+    def _complete(self, last: list[bytes]) -> None:
+        self._write_all(last, 0)
+        self._close_file()
+
+    def _close_file(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     def _told_as_no_space(self) -> AbstractContextManager[None]:
         blob = f"blob {self._descriptor.digest} ({self._descriptor.size} bytes)"
@@ -203,13 +244,13 @@ class FileIngest:
         await to_the_end(self._close())
 
     async def _close(self) -> None:
+        self._begin()
         with contextlib.suppress(Exception):  # nobody waits to be told
             await self._settled()
-        await on_disk(self._let_go)
+        if self._fd >= 0:
+            await on_disk(self._let_go)
 
     def _let_go(self) -> None:
-        if self._fd < 0:
-            return
         empty = os.fstat(self._fd).st_size == 0
         os.close(self._fd)
         if self._superseded or (not self._committed and empty):

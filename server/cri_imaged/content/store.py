@@ -7,20 +7,20 @@ row has a file. A file without a row is an orphan of a crash, and `reap` removes
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import sqlite3
 import time
 import uuid
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
+from cri_imaged.content import files
 from cri_imaged.content.growth import WholeSource
-from cri_imaged.content.ingest import ANEW, FileIngest
+from cri_imaged.content.ingest import ANEW, SMALL, FileIngest
 from cri_imaged.content.spool import FileSpool
 from cri_imaged.disk import on_disk
 from cri_imaged.errors import CorruptContentError, LimitExceededError, NotFoundError
@@ -34,6 +34,8 @@ from cri_imaged.private import close_to_others, private_directory
 from cri_imaged.shielding import to_the_end
 
 _READ_BYTES = 1 << 20
+
+T = TypeVar("T")
 
 
 class FileContentStore:
@@ -90,19 +92,23 @@ class FileContentStore:
 
     async def read(self, digest: Digest, limit: int) -> bytes:
         """See `ContentStore.read`."""
+        return await self.decoded(digest, limit, bytes)
 
-        def read() -> tuple[bytes, bool]:
+    async def decoded(self, digest: Digest, limit: int, decode: Callable[[bytes], T]) -> T:
+        """See `ContentStore.decoded`."""
+
+        def read() -> tuple[T] | None:
             with self._open(digest) as file:
-                data = _read(file, limit + 1)
-            return data, len(data) > limit or Digest.of(data, digest.algorithm) == digest
+                data = files.read(file, limit + 1)
+            if len(data) > limit:
+                raise LimitExceededError(f"blob {digest} has more than {limit} bytes")
+            return (decode(data),) if Digest.of(data, digest.algorithm) == digest else None
 
-        data, intact = await on_disk(read)
-        if len(data) > limit:
-            raise LimitExceededError(f"blob {digest} has more than {limit} bytes")
-        if not intact:
+        found = await on_disk(read)
+        if found is None:
             await self._database.write(lambda db: blobs.lost(db, [digest]), durable=True)
             raise CorruptContentError(f"blob {digest} is damaged on disk; pull its image again")
-        return data
+        return found[0]
 
     async def verify(self, digest: Digest) -> bool:
         """See `ContentStore.verify`."""
@@ -110,7 +116,7 @@ class FileContentStore:
         def intact() -> bool:
             hasher = digest.hasher()
             with self._open(digest) as file:
-                while chunk := _read(file, _READ_BYTES):
+                while chunk := files.read(file, _READ_BYTES):
                     hasher.update(chunk)
             return digest.matches(hasher)
 
@@ -134,12 +140,8 @@ class FileContentStore:
         while (ended := self._writing.get(path.name)) is not None:
             await ended.wait()
         with self._alone(path.name):
-            ingest = FileIngest(
-                descriptor,
-                path,
-                self.path(descriptor.digest),
-                lambda path, info: self._publish(path, info, lease),
-            )
+            blob_path, publish = self.path(descriptor.digest), partial(self._publish, lease)
+            ingest = FileIngest(descriptor, path, blob_path, publish)
             try:
                 await ingest.resume()
                 yield ingest
@@ -151,7 +153,7 @@ class FileContentStore:
         """See `ContentStore.spool`."""
         path = self._ingests / f"put-{uuid.uuid4().hex}"
         spool = await on_disk(
-            lambda: FileSpool(path, algorithm, lambda at, info: self._publish(at, info, lease)),
+            lambda: FileSpool(path, algorithm, partial(self._publish, lease)),
             unwanted=FileSpool.close,
         )
         try:
@@ -162,10 +164,16 @@ class FileContentStore:
     async def put(self, digest: Digest, data: bytes, lease: Lease) -> None:
         """See `ContentStore.put`."""
         path = self._ingests / f"put-{uuid.uuid4().hex}"
+
+        def spool() -> None:
+            files.spool(path, data)
+
         with told_as_no_space(f"blob {digest} in {self._ingests}"):
             try:
-                await to_the_end(on_disk(lambda: _spool(path, data)))
-                await self._publish(path, BlobInfo(digest, len(data)), lease)
+                if len(data) > SMALL:
+                    await to_the_end(on_disk(spool))
+                complete = bool if len(data) > SMALL else spool
+                await self._publish(lease, path, BlobInfo(digest, len(data)), complete)
             except BaseException:
                 await to_the_end(on_disk(lambda: path.unlink(missing_ok=True)))
                 raise
@@ -243,7 +251,7 @@ class FileContentStore:
         """See `ContentStore.partial`."""
 
         def measure() -> tuple[int, int]:
-            sizes = [_size(path) for path in self._ingests.iterdir()]
+            sizes = [files.size(path) for path in self._ingests.iterdir()]
             return len(sizes), sum(sizes)
 
         return await on_disk(measure)
@@ -251,7 +259,7 @@ class FileContentStore:
     async def partial_bytes(self, blobs: Sequence[Descriptor]) -> int:
         """See `ContentStore.partial_bytes`."""
         return await on_disk(
-            lambda: sum(min(_size(self._ingest_path(blob)), blob.size) for blob in blobs)
+            lambda: sum(min(files.size(self._ingest_path(blob)), blob.size) for blob in blobs)
         )
 
     async def drop_ingests(self, *, max_seconds: float, max_bytes: int) -> tuple[int, int]:
@@ -262,7 +270,7 @@ class FileContentStore:
         with ExitStack() as alone:
             for name in set(map(_owner, dropped)):
                 alone.enter_context(self._alone(name))
-            await to_the_end(on_disk(lambda: _unlink(dropped)))
+            await to_the_end(on_disk(lambda: files.unlink(dropped)))
         return len(dropped), sum(dropped.values())
 
     def _old_ingests(
@@ -300,10 +308,17 @@ class FileContentStore:
         name = f"{digest.algorithm}-{digest.hex}-{descriptor.size}"
         return self._ingests / (f"{name}-beside" if beside else name)
 
-    async def _publish(self, path: Path, info: BlobInfo, lease: Lease) -> None:
+    async def _publish(
+        self, lease: Lease, path: Path, info: BlobInfo, complete: Callable[[], object] = bool
+    ) -> None:
         # The rename happens in the transaction, so that `reclaim` sees both or neither. A caller
         # that was cancelled here may have published the file already.
+        is_complete = False
+
         def publish(db: sqlite3.Connection) -> None:
+            nonlocal is_complete
+            complete()
+            is_complete = True
             published = not path.exists() and blobs.find(db, info.digest) == info
             blobs.insert(db, info.digest, info.size, lease)
             if not published:
@@ -312,39 +327,11 @@ class FileContentStore:
         try:
             await self._database.write(publish)
         except Exception:
-            await self.reclaim([info.digest])  # renamed, but without a row
+            if is_complete:
+                await self.reclaim([info.digest])  # renamed, but without a row
             raise
-
-
-def _read(file: BinaryIO, size: int) -> bytes:
-    """Up to `size` bytes. Where the disk does not give them back the file ends: what is there has
-    other bytes than it should."""
-    try:
-        return file.read(size)
-    except OSError as error:
-        if error.errno != errno.EIO:
-            raise
-        return b""
-
-
-def _spool(path: Path, data: bytes) -> None:
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(data)
 
 
 def _owner(path: Path) -> str:
     """The ingest that a file belongs to."""
     return path.name.removesuffix(ANEW)
-
-
-def _size(path: Path) -> int:
-    """0 where there is no file."""
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
-
-
-def _unlink(paths: Iterable[Path]) -> None:
-    for path in paths:
-        path.unlink(missing_ok=True)

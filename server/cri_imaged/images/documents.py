@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import BinaryIO, TypeVar
 
 from cri_imaged.budget import MemoryBudget
@@ -30,10 +30,16 @@ class StoredDocuments:
         self.limits = limits
 
     async def put(self, descriptor: Descriptor, document: BinaryIO, lease: Lease) -> None:
-        """Store a document that was verified, from a file. Raises `NoSpaceError`."""
+        """Store a document that was verified, from a file, which is closed. Raises
+        `NoSpaceError`."""
+
+        def read() -> bytes:
+            with document:
+                document.seek(0)
+                return document.read()
+
         async with self._budget.holding(descriptor.size, f"document {descriptor.digest}"):
-            document.seek(0)
-            data = await to_the_end(on_disk(document.read))
+            data = await to_the_end(on_disk(read))
             await self._content.put(descriptor.digest, data, lease)
 
     async def manifest(
@@ -48,7 +54,7 @@ class StoredDocuments:
         """
         limit = self.limits.manifest_bytes
         memory = reading.manifest_memory(await self._size(digest, limit, size), self.limits)
-        return _result(await _decoded(self._opened(digest, limit, memory), decode))
+        return await self._decoded(digest, limit, memory, decode)
 
     async def answered(self, document: BinaryIO, decode: Callable[[bytes], T]) -> T:
         """As `manifest`, of one that is not in the store but in a file, which is closed."""
@@ -70,16 +76,18 @@ class StoredDocuments:
         self, digest: Digest, decode: Callable[[bytes], T], size: int | None = None
     ) -> T:
         """As `manifest`, of a config."""
-        return _result(await _decoded(self.opened_config(digest, size), decode))
+        limit = self.limits.config_bytes
+        memory = reading.config_memory(await self._size(digest, limit, size), self.limits)
+        return await self._decoded(digest, limit, memory, decode)
 
     @asynccontextmanager
-    async def opened_config(self, digest: Digest, size: int | None = None) -> AsyncIterator[bytes]:
+    async def opened_config(self, digest: Digest) -> AsyncIterator[bytes]:
         """A config's bytes, with memory for all that is made of it while the context lasts. Raises
         as `manifest`."""
         limit = self.limits.config_bytes
-        memory = reading.config_memory(await self._size(digest, limit, size), self.limits)
-        async with self._opened(digest, limit, memory) as data:
-            yield data
+        memory = reading.config_memory(await self._size(digest, limit, None), self.limits)
+        async with self._budget.holding(memory, f"document {digest}"):
+            yield await to_the_end(self._content.read(digest, limit))
 
     async def _size(self, digest: Digest, limit: int, size: int | None) -> int:
         if size is not None:
@@ -87,18 +95,15 @@ class StoredDocuments:
         blob = await self._content.info(digest)
         return min(blob.size, limit) if blob is not None else limit
 
-    @asynccontextmanager
-    async def _opened(self, digest: Digest, limit: int, memory: int) -> AsyncIterator[bytes]:
+    async def _decoded(
+        self, digest: Digest, limit: int, memory: int, decode: Callable[[bytes], T]
+    ) -> T:
+        """An error is no reason to keep the document, as an exception on its way up would."""
         async with self._budget.holding(memory, f"document {digest}"):
-            yield await to_the_end(self._content.read(digest, limit))
-
-
-async def _decoded(
-    opened: AbstractAsyncContextManager[bytes], decode: Callable[[bytes], T]
-) -> T | ImagedError:
-    """An error is no reason to keep the document, as an exception on its way up would."""
-    async with opened as data:
-        return await to_the_end(on_disk(lambda: _tried(decode, data)))
+            found = await to_the_end(
+                self._content.decoded(digest, limit, lambda data: _tried(decode, data))
+            )
+        return _result(found)
 
 
 def _tried(decode: Callable[[bytes], T], data: bytes) -> T | ImagedError:

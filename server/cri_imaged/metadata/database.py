@@ -78,7 +78,7 @@ class Database:
 
     async def read(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Run `function` in a read transaction and return its result."""
-        return await self._run(lambda: _transact(self._db, "BEGIN", function))
+        return await self._thread.run(lambda: _transact(self._db, "BEGIN", function))
 
     async def write(
         self,
@@ -113,15 +113,12 @@ class Database:
                     raise
             return _transact(self._db, "BEGIN IMMEDIATE", function)
 
-        return await self._run(work)
+        return await self._thread.run(work)
 
     async def close(self) -> None:
         """Check-point and close. Waits for what runs."""
-        await self._run(self._db.close)
+        await self._thread.run(self._db.close)
         self._thread.close()
-
-    async def _run(self, work: Callable[[], T]) -> T:
-        return await self._thread.run(work)
 
 
 def _open(path: Path, reserve: Reserve) -> sqlite3.Connection:

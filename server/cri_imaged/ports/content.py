@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, TypeVar
 
 from cri_imaged.oci.descriptor import Descriptor
 from cri_imaged.oci.digest import Digest
 from cri_imaged.ports.values import Lease
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +150,10 @@ class ContentStore(Protocol):
     async def read(self, digest: Digest, limit: int) -> bytes:
         """A small blob whole, verified; marked as lost where it is damaged. Raises
         `NotFoundError`, `CorruptContentError`, `LimitExceededError`."""
+        ...
+
+    async def decoded(self, digest: Digest, limit: int, decode: Callable[[bytes], T]) -> T:
+        """As `read`, but what `decode` makes of it in the thread that has read it."""
         ...
 
     def writer(

@@ -8,9 +8,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
+from cri_imaged import threads
 from cri_imaged.full_disk import told_as_no_space
 from cri_imaged.ports import Usage
 from cri_imaged.shielding import to_the_end
@@ -128,7 +128,7 @@ class Threads:
     def __init__(self) -> None:
         self._turns = _Turns(_AT_A_TIME)
         self._large = asyncio.Semaphore(_AT_A_TIME)
-        self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="snapshots")
+        self._threads = threads.Threads(_THREADS, "snapshots")
 
     async def run(self, what: str, work: Callable[[Check], T], *, large: bool = False) -> T:
         """Run `work` in a thread and wait for its end, cancelled or not; it has to call its `Check`
@@ -145,9 +145,7 @@ class Threads:
 
         async with self._large if large else contextlib.nullcontext():
             with told_as_no_space(what):
-                loop = asyncio.get_running_loop()
-                done = loop.run_in_executor(self._executor, job)
-                return await to_the_end(done, interrupt=stop.set)
+                return await to_the_end(self._threads.run(job), interrupt=stop.set)
 
 
 class Locks:

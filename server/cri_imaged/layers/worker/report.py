@@ -62,13 +62,14 @@ def write(file: int, sealable: Sealable) -> tuple[Extent, ...]:
     extents = []
     with open(file, "wb", buffering=_BUFFER, closefd=False) as out:
         for field, (encode, _) in zip(sealable, _CODECS, strict=True):
-            start, count = out.tell(), 0
+            size = count = 0
             for item in field:
                 count += 1
                 record = encode(item)
                 out.write(_LENGTH.pack(len(record)))
                 out.write(record)
-            extents.append(Extent(count, out.tell() - start))
+                size += _LENGTH.size + len(record)
+            extents.append(Extent(count, size))
     return tuple(extents)
 
 
