@@ -479,3 +479,39 @@ async def test_who_joins_while_the_work_is_being_put_away_is_served() -> None:
     for waiter in (first, second):
         flight.leave(waiter)
     await flight.close()
+
+
+async def test_nobody_joins_a_flight_that_was_retired() -> None:
+    """Its lease ends with the transaction that needs it no more."""
+    flights: Flights[str, Work] = Flights()
+    log = Log()
+    alone, late = Means(), Means()
+    alone.go.set()
+    late.go.set()
+    first = Waiter(alone)
+    async with flights.join(KEY, lambda: Work(log), first) as flight:
+        assert not flight.is_retired
+        await first.done
+        flight.retire()
+        async with flights.join(KEY, lambda: Work(log), second := Waiter(late)) as other:
+            assert other is not flight
+            await second.done
+    assert (log.begun, log.landed, log.released) == (2, 2, 2)
+
+
+async def test_a_flight_of_several_is_not_retired() -> None:
+    flights: Flights[str, Work] = Flights()
+    log = Log()
+    means = Means()
+    means.go.set()
+    one, two = Waiter(means), Waiter(Means())
+    async with (
+        flights.join(KEY, lambda: Work(log), one) as flight,
+        flights.join(KEY, lambda: Work(log), two),
+    ):
+        await asyncio.gather(one.done, two.done)
+        flight.retire()
+        assert not flight.is_retired
+        async with flights.join(KEY, lambda: Work(log), Waiter(Means())) as joined:
+            assert joined is flight
+    assert log.begun == 1

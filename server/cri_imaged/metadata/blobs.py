@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections.abc import Iterable
 
+from cri_imaged.metadata import leases
 from cri_imaged.oci.digest import Digest
 from cri_imaged.ports import BlobInfo, Lease
 
@@ -30,12 +31,13 @@ def insert(db: sqlite3.Connection, digest: Digest, size: int, lease: Lease | Non
 
 def hold(db: sqlite3.Connection, digest: Digest, lease: Lease) -> BlobInfo | None:
     """Let `lease` hold the blob, whatever its state. None where there is no row."""
-    db.execute(
-        "INSERT OR IGNORE INTO lease_blobs (lease, blob)"
-        " SELECT ?, digest FROM blobs WHERE digest = ?",
-        (lease.id, digest),
-    )
-    return find(db, digest)
+    found = find(db, digest)
+    if found is not None:
+        leases.insert(db, lease)
+        db.execute(
+            "INSERT OR IGNORE INTO lease_blobs (lease, blob) VALUES (?, ?)", (lease.id, digest)
+        )
+    return found
 
 
 def all_present(db: sqlite3.Connection) -> dict[Digest, int]:

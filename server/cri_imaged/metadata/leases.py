@@ -7,16 +7,23 @@ import sqlite3
 import time
 import uuid
 
+from cri_imaged.errors import NotFoundError
 from cri_imaged.ports import Lease
 
 
 def new() -> Lease:
-    """A lease that no row knows yet."""
+    """A lease that no row knows before it holds anything."""
     return Lease(uuid.uuid4().hex)
 
 
 def insert(db: sqlite3.Connection, lease: Lease) -> None:
-    """Let the lease hold things. Doing it again changes nothing."""
+    """Let the lease hold things, where it does not yet.
+
+    Raises:
+        NotFoundError: it has ended.
+    """
+    if lease.ended:
+        raise NotFoundError(f"lease {lease.id!r} has ended")
     db.execute(
         "INSERT OR IGNORE INTO leases (id, kind, created) VALUES (?, 'pull', ?)",
         (lease.id, time.time()),
@@ -26,6 +33,7 @@ def insert(db: sqlite3.Connection, lease: Lease) -> None:
 def end(db: sqlite3.Connection, lease: Lease, *, keep_for_resume: bool) -> None:
     """The work is over: what an image holds needs no lease any more; what none holds yet may stay
     for the next try."""
+    lease.ended = True
     if keep_for_resume:
         _to_resume(db, "id = ?", (lease.id,))
     else:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
 from cri_imaged.errors import NotFoundError
-from cri_imaged.metadata import provenance
+from cri_imaged.metadata import leases, provenance
 from cri_imaged.oci.digest import Digest
 from cri_imaged.ports import Lease, Provenance, Skipped, SnapshotInfo, Usage
 
@@ -21,16 +21,14 @@ def insert_active(db: sqlite3.Connection, snapshotter: str, key: str, lease: Lea
     """Begin a snapshot under `key`, held by `lease`.
 
     Raises:
-        NotFoundError: the lease does not exist (any more).
+        NotFoundError: the lease has ended.
     """
-    if not db.execute("SELECT 1 FROM leases WHERE id = ?", (lease.id,)).fetchone():
-        raise NotFoundError(f"lease {lease.id!r} does not exist, it may have expired")
     snapshot = _insert(
         db,
         "INSERT INTO snapshots (snapshotter, key, created) VALUES (?, ?, ?)",
         (snapshotter, key, time.time()),
     )
-    db.execute("INSERT INTO lease_snapshots VALUES (?, ?)", (lease.id, snapshot))
+    _hold(db, snapshot, lease)
     return snapshot
 
 
@@ -69,11 +67,16 @@ def hold(db: sqlite3.Connection, snapshotter: str, chain_id: Digest, lease: Leas
     snapshot = committed(db, snapshotter, chain_id)
     if snapshot is None:
         return False
+    _hold(db, snapshot, lease)
+    return True
+
+
+def _hold(db: sqlite3.Connection, snapshot: int, lease: Lease) -> None:
+    leases.insert(db, lease)
     db.execute(
         "INSERT OR IGNORE INTO lease_snapshots (lease, snapshot) VALUES (?, ?)",
         (lease.id, snapshot),
     )
-    return True
 
 
 def stack(db: sqlite3.Connection, snapshot: int) -> list[int]:

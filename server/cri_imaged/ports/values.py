@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -19,11 +19,13 @@ class Priority(enum.IntEnum):
     """What is here was damaged, and nobody has asked for it yet."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Lease:
     """Keeps garbage collection's hands off what its holder brings in."""
 
     id: str
+    ended: bool = field(default=False, compare=False)
+    """It holds nothing any more, and never will."""
 
 
 class Auth(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from typing import BinaryIO, TypeVar
 
 from cri_imaged.errors import CorruptContentError, LimitExceededError, NotFoundError
+from cri_imaged.images.leases import spending
 from cri_imaged.images.stores import Stores
 from cri_imaged.images.transfers.rights import Rights
 from cri_imaged.images.transfers.transfers import Transfers
+from cri_imaged.metadata import blobs
 from cri_imaged.oci.descriptor import Descriptor
 from cri_imaged.ports import Lease
 
@@ -76,7 +78,12 @@ class Documents:
             await fetch.done
             if not fetch.is_ours:
                 await self.rights.confirm(wanted)
-            await self.stores.content.hold(wanted.digest, self.lease)
+            retired = fetch.retire()
+            await spending(
+                self.stores.database,
+                [retired] if retired is not None else [],
+                lambda db: blobs.hold(db, wanted.digest, self.lease),
+            )
             fetch.made_known()
         return await decoded()
 

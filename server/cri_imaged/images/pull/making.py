@@ -29,9 +29,11 @@ async def make_image(
     lease: Lease,
     progress: PullProgress | None = None,
     also: Callable[[sqlite3.Connection], object] = lambda _: None,
+    spends: tuple[Lease, ...] = (),
 ) -> ImageRecord:
     """Make what was selected ready for a runtime handler, under its ID and `references`. `also`
-    belongs to the transaction that makes it known. Raises as `ImageMaker.make_ready`."""
+    belongs to the transaction that makes it known, in which `spends` end. Raises as
+    `ImageMaker.make_ready`."""
     manifest = selected.manifest
     image_id = artifacts.image_id(selected.descriptor.digest, manifest, selected.config)
     names = tuple(dict.fromkeys((image_id, *references)))
@@ -69,6 +71,7 @@ async def make_image(
         snapshotter=handler.snapshotter,
         labels=image_labels(references[0] if references else image_id, selected.descriptor.digest),
         rights=rights,
+        spends=spends,
     )
     # Somebody may remove the image right after: it was brought in all the same.
     return await maker.make_ready(wanted, lease, save, progress)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
-from cri_imaged.disk import on_disk
+from cri_imaged import spool
 from cri_imaged.images.handlers import Handler, Handlers
 from cri_imaged.images.health.durability import Durability
 from cri_imaged.images.leases import holding, unless_well
@@ -38,7 +38,6 @@ from cri_imaged.oci.descriptor import Descriptor
 from cri_imaged.oci.platform import Platform
 from cri_imaged.oci.reference import Reference
 from cri_imaged.ports import Activity, Credentials, Lease, Resolved, Resolver
-from cri_imaged.shielding import to_the_end
 
 _NO_CAUSE = Cause()
 
@@ -186,7 +185,7 @@ class Puller:
             yield resolved
         finally:
             if resolved.document is not None:
-                await to_the_end(on_disk(resolved.document.close))
+                await spool.close(resolved.document)
 
     async def _known(self, reference: Reference, lease: Lease) -> Descriptor | None:
         """What `reference` stood for when it was last pulled, where that document is intact here.
@@ -223,6 +222,7 @@ class Puller:
             lease,
             progress,
             also=add_signer,
+            spends=(lease,),
         )
         progress.image_id, progress.image_bytes = record.image_id, record.size
         progress.warnings = await warnings_of(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from cri_imaged.errors import NoSpaceError, NotFoundError
+from cri_imaged.images.leases import spending
 from cri_imaged.images.publishing import Publisher
 from cri_imaged.images.pull.plan import Plan, make_plan, steps_of
 from cri_imaged.images.pull.progress import LayerProgress, Phase, PullProgress
@@ -42,6 +43,8 @@ class Wanted:
     """What tells a remote snapshotter which image it is."""
     rights: Rights | None = None
     """Of the pull that brings what is missing. None: what is here is used, and nobody asked."""
+    spends: tuple[Lease, ...] = ()
+    """Leases that hold nothing but what the image holds once it is known."""
 
 
 Save = Callable[[sqlite3.Connection, Digest | None], T]
@@ -181,7 +184,9 @@ class ImageMaker:
                 blobs.unneeded(db, layer.digest, layer.size)
             return save(db, plan.chain_id)
 
-        saved = await self._stores.database.write(make_known)
+        saved = await spending(
+            self._stores.database, [*wanted.spends, *delivery.retire()], make_known
+        )
         delivery.made_known()
         await self.publisher.update(wanted.names, wanted.handler)
         return saved

@@ -23,6 +23,7 @@ from cri_imaged.ports import (
     Activity,
     ContentStore,
     LayerSource,
+    Lease,
     Priority,
     Secrets,
     Snapshotter,
@@ -138,6 +139,12 @@ class Delivery:
                 group.create_task(begin(self._unpacking, self._unpack, self._plan.steps))
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
+
+    def retire(self) -> Sequence[Lease]:
+        """Leases of flights that only this pull takes part in: the image that is made known in the
+        transaction that ends them holds what they held."""
+        leases = (part.retire() for part in self._parts)
+        return [lease for lease in leases if lease is not None]
 
     def made_known(self) -> None:
         """The image is known: what the flights brought in is held by it."""

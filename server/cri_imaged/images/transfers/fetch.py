@@ -77,7 +77,6 @@ class BlobFlight(Flight[BlobMeans]):
         self._room_for = room_for
         self._tries = tries
         self._held = AsyncExitStack()
-        self._lease: Lease | None = None
         self._ingests: list[Ingest] = []
         """Of the waiters that race, and what earlier ones left."""
         self._writing: dict[Waiter[BlobMeans], tuple[Ingest, Meter]] = {}
@@ -290,6 +289,10 @@ class Fetch:
     async def source(self) -> LayerSource:
         """The blob's bytes as they arrive. Raises what the fetch failed with."""
         return await self._flight.source(self.done)
+
+    def retire(self) -> Lease | None:
+        """See `Flight.retire`."""
+        return self._flight.retire()
 
     def made_known(self) -> None:
         """An image holds the blob from now on."""

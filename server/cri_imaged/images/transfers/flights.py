@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from cri_imaged.errors import ImagedError, SourceFailedError
+from cri_imaged.ports import Lease
 from cri_imaged.shielding import to_the_end
 
 K = TypeVar("K", bound=Hashable)
@@ -104,6 +105,10 @@ class Flight(ABC, Generic[M]):
         """Whether a pull has made known what this flight brought in."""
         self.landed_by: Waiter[M] | None = None
         """Whose means did the work; None while none did."""
+        self.is_retired = False
+        """Whether nobody may join it any more."""
+        self._lease: Lease | None = None
+        """Holds what was brought in."""
 
     @abstractmethod
     async def work(self) -> None:
@@ -138,6 +143,14 @@ class Flight(ABC, Generic[M]):
         waiter.done.cancel()
         self._give_up(waiter)
         return not self._waiters
+
+    def retire(self) -> Lease | None:
+        """Its lease, where it has only one waiter, which needs that no more. Who comes from now on
+        finds what was brought in where it is, in a flight of his own."""
+        if not self._landed or len(self._waiters) > 1:
+            return None
+        self.is_retired = True
+        return self._lease
 
     async def close(self) -> None:
         """Stop the work and release what the flight holds."""
@@ -290,14 +303,16 @@ class Flights(Generic[K, F]):
         while closing := self._closing.get(key):
             await asyncio.wait([closing])
         flight = self._flights.get(key)
-        if flight is None:
+        if flight is None or flight.is_retired:
             flight = self._flights[key] = begin()
         flight.join(waiter)
         try:
             yield flight
         finally:
             if flight.leave(waiter):
-                del self._flights[key]
-                closing = self._closing[key] = asyncio.create_task(flight.close())
-                closing.add_done_callback(lambda _: self._closing.pop(key))
+                closing = asyncio.create_task(flight.close())
+                if self._flights.get(key) is flight:  # it was not retired and replaced
+                    del self._flights[key]
+                    self._closing[key] = closing
+                    closing.add_done_callback(lambda _: self._closing.pop(key))
                 await to_the_end(closing)

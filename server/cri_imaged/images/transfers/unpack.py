@@ -104,7 +104,6 @@ class LayerFlight(Flight[LayerMeans]):
         self._applier = applier
         self._database = database
         self._held = AsyncExitStack()
-        self._lease: Lease | None = None
         self._joined: asyncio.Future[None] | None = None
         """Waited for by the work: done when somebody has joined."""
         self._sharers = Sharers()
@@ -242,6 +241,10 @@ class Unpack:
     async def taken(self) -> Usage:
         """What the layer takes on the disk by now."""
         return await self._flight.taken()
+
+    def retire(self) -> Lease | None:
+        """See `Flight.retire`."""
+        return self._flight.retire()
 
     def made_known(self) -> None:
         """An image holds the snapshot from now on."""
