@@ -18,6 +18,7 @@ from cri_imaged.process import background
 from cri_imaged.rpc.containerd.events import events_pb2, events_pb2_grpc
 from cri_imaged.rpc.containerd.version import version_pb2, version_pb2_grpc
 from cri_imaged.runtimes.containerd.client import Containerd
+from cri_imaged.runtimes.containerd.leftovers import Leftovers
 from cri_imaged.runtimes.containerd.link import ContainerdLink
 from cri_imaged.runtimes.containerd.registration import Registration
 from cri_imaged.runtimes.images import ImageReader
@@ -54,10 +55,12 @@ async def test_a_store_that_cannot_be_read_for_a_while_does_not_end_the_link(
     server.add_insecure_port(f"unix:{socket}")
     await server.start()
     stores, client = bench.parts.base.stores, Containerd(socket, "test")
+    reader = ImageReader(stores.database, stores.content, Limits(), lambda _: False, [])
     link = ContainerdLink(
         client,
         Registration(client, {}, follow_cri=False),
-        ImageReader(stores.database, stores.content, Limits(), lambda _: False, []),
+        Leftovers(client, {}, reader.chains),
+        reader,
         RuntimesMetrics(CollectorRegistry()).of(ContainerdLink.name),
         required=[],
         bring=no_image,
