@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -247,6 +248,57 @@ async def test_what_a_full_disk_refuses_is_written_later(
         bench.parts.history.hear(ended(1))
         await bench.parts.history._try_to_write()
     assert [each.reference for each in await bench.parts.history.reports("", 0)] == ["a/b:1"]
+
+
+@asynccontextmanager
+async def held_up(bench: Bench) -> AsyncIterator[None]:
+    """The database has something else to do."""
+    gate = threading.Event()
+    busy = asyncio.ensure_future(
+        bench.parts.base.stores.database.read(lambda db: gate.wait(timeout=60))
+    )
+    try:
+        yield
+    finally:
+        gate.set()
+        await busy
+
+
+async def test_a_client_that_goes_during_a_write_has_nothing_counted_twice(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, gate, encoded = threading.Event(), threading.Event(), module._encoded
+
+    def slowly(report: PullReport) -> bytes:
+        begun.set()
+        gate.wait(timeout=60)
+        return encoded(report)
+
+    monkeypatch.setattr(module, "_encoded", slowly)
+    kept = bench.parts.history
+    kept.hear(ended(1))
+    asking = asyncio.create_task(kept.counts(""))
+    await asyncio.to_thread(begun.wait)
+    asking.cancel()
+    gate.set()
+    await asyncio.wait([asking])
+    assert asking.cancelled()
+    [count] = await kept.counts("")
+    assert count.pulls == 1
+    assert len(await kept.reports("", 0)) == 1
+
+
+async def test_what_ends_during_a_write_is_written_by_the_next_one(bench: Bench) -> None:
+    kept = bench.parts.history
+    kept.hear(ended(1))
+    async with held_up(bench):
+        asking = asyncio.create_task(kept.counts(""))
+        await until(kept._writing.locked)
+        for _ in range(PULL_REPORTS):
+            kept.hear(ended(1))
+    await asking
+    [count] = await kept.counts("")
+    assert count.pulls == 1 + PULL_REPORTS
 
 
 def test_reasons() -> None:

@@ -419,3 +419,25 @@ async def test_nothing_is_pulled_while_a_round_is_put_off(
         assert registry.seen == []
         kept.configure(PrefetchList((bench.name(),)))
         await until(lambda: kept.shown.unsettled == 0)
+
+
+async def test_a_refresh_that_a_changed_list_interrupts_is_begun_anew(
+    bench: Bench, registry: GatedRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(registry, image_of(layer(1)))
+    await bench.pull()
+    rounds: list[float] = []
+
+    def just_before_the_refresh_and_then_after_it() -> float:
+        rounds.append(100.0 if rounds else 59.99)
+        return rounds[-1]
+
+    monkeypatch.setattr(prefetch, "second_of_day", just_before_the_refresh_and_then_after_it)
+    kept = upkeep(bench)._prefetcher
+    kept.configure(PrefetchList((bench.name(),), (1,), jitter=1e9))
+    before = len(registry.seen)
+    async with background(kept.run()):
+        await until(lambda: len(rounds) == 2)
+        assert len(registry.seen) == before
+        kept.configure(PrefetchList((bench.name(),), (1,)))
+        await until(lambda: len(registry.seen) > before)

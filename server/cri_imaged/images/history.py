@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -72,7 +72,7 @@ class PullHistory:
                 self._heard.clear()
                 await self._try_to_write()
         finally:
-            await to_the_end(self._try_to_write())
+            await self._try_to_write()
 
     async def counts(self, image: str) -> list[PullCount]:
         """How often an image was pulled, by any name of it; all where it is empty."""
@@ -106,18 +106,20 @@ class PullHistory:
         return name, here.id if here and name not in here.record.names else ""
 
     async def _try_to_write(self) -> None:
-        """Write what was heard; on a full disk it waits for the next time."""
+        """Write what was heard; on a full disk it waits for the next time. Whoever is cancelled
+        waits for the end of it: what was written must not be written again."""
+        await to_the_end(self._write_heard())
+
+    async def _write_heard(self) -> None:
         async with self._writing:
-            reports = list(self._unwritten)
+            reports, self._unwritten = self._unwritten, deque(maxlen=PULL_REPORTS)
             if not reports:
                 return
             try:
                 await self._database.write(partial(_write, reports))
             except ImagedError as error:
                 log.warning("the history of pulls could not be written", error=str(error))
-                return
-            for _ in range(min(len(reports), len(self._unwritten))):
-                self._unwritten.popleft()
+                self._unwritten = deque((*reports, *self._unwritten), maxlen=PULL_REPORTS)
 
 
 def _read(kept: bytes) -> PullReport | None:
@@ -129,7 +131,7 @@ def _read(kept: bytes) -> PullReport | None:
     return report
 
 
-def _write(reports: Sequence[PullReport], db: sqlite3.Connection) -> None:
+def _write(reports: Iterable[PullReport], db: sqlite3.Connection) -> None:
     for report in reports:
         well = report.outcome == "success"
         ended = report.began + report.seconds

@@ -86,16 +86,20 @@ class Prefetcher:
             self._changed.clear()
             wanted, began, started = self._wanted, second_of_day(), clock()
             missing = await self._round(wanted, everything=everything)
+            if missing is None:
+                failures = 0  # and what was to be pulled again still is
+                continue
             failures = failures + 1 if missing else 0
             seconds, everything = pause(wanted, failures, began, clock() - started)
             if await self._wait(seconds):
                 failures, everything = 0, False
 
-    async def _round(self, wanted: PrefetchList, *, everything: bool) -> int:
-        """Pull what is missing, or all; returns how many are missing after it."""
+    async def _round(self, wanted: PrefetchList, *, everything: bool) -> int | None:
+        """Pull what is missing, or all; returns how many are missing after it. None: the list has
+        changed before it began."""
         due = [each for each in wanted if everything or not self._store.has(*each)]
         if due and await self._wait(random.uniform(0, wanted.jitter)):  # noqa: S311  # no secret
-            return 0
+            return None
         for name, handler in wanted:
             if (name, handler) in due and (name, handler) in set(self._wanted):
                 await self._pull(name, handler)
