@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import yaml
 
@@ -99,6 +100,31 @@ async def test_tag(peer: Peer) -> None:
     peer.answers["TagImage"] = answer
     assert (await peer.run("tag", "a", "b")).out == f"docker.io/library/b:latest is {IMAGE_ID}\n"
     assert peer.requests == [catalog_pb2.TagImageRequest(image="a", tag="b")]
+
+
+@pytest.mark.parametrize(
+    ("command", "answer", "told"),
+    [
+        ("pin", node_pb2.PinImageResponse(image_id=IMAGE_ID), {"pinned": [IMAGE_ID]}),
+        ("unpin", node_pb2.UnpinImageResponse(), {"unpinned": ["a"]}),
+        (
+            "untag",
+            catalog_pb2.UntagImageResponse(image_id=IMAGE_ID, tag="r.example/a:1"),
+            {"untagged": [{"image_id": IMAGE_ID, "tag": "r.example/a:1"}]},
+        ),
+    ],
+)
+async def test_what_was_done_before_one_failed_is_told_to_programs(
+    peer: Peer, command: str, answer: Any, told: Any
+) -> None:
+    answers = [(grpc.StatusCode.NOT_FOUND, "no b is here"), answer]
+
+    async def one_after_the_other(_: Any) -> Any:
+        return answers.pop()
+
+    peer.answers[f"{command.capitalize()}Image"] = one_after_the_other
+    ran = await peer.run(command, "a", "b", "-o", "json")
+    assert (ran.code, json.loads(ran.out)) == (3, told)
 
 
 async def test_inspect_of_several(peer: Peer) -> None:

@@ -76,6 +76,23 @@ def test_tags_are_given_moved_and_removed_with_their_image(
     assert names(daemon) == {app}
 
 
+def test_a_tag_alone_is_taken_from_an_image(daemon: Daemon, registry: DockerRegistry) -> None:
+    app, other = registry.push(APP, "cli/app:1"), "registry.invalid/team/app:1"
+    daemon.cli("pull", "-q", app)
+    daemon.cli("tag", app, other)
+    assert daemon.cli("untag", other).stdout == f"{other} was {APP.id}\n"
+    assert names(daemon) == {app}
+    for no_tag in (other, APP.id, APP.id[:20]):
+        ran = daemon.cli("untag", no_tag, check=False)
+        assert ran.returncode == 3
+        assert f"{no_tag} is no tag" in ran.stderr
+    daemon.cli("untag", app)
+    daemon.cli("gc")
+    (left,) = daemon.images()
+    assert (left.id, list(left.repo_tags)) == (APP.id, []), "the last one too"
+    assert daemon.cli("rm", APP.id).stdout == f"removed {APP.id}\n"
+
+
 def test_names_that_an_image_does_not_get(daemon: Daemon, registry: DockerRegistry) -> None:
     app = registry.push(APP, "cli/app:1")
     daemon.pull(app)

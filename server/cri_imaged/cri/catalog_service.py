@@ -55,6 +55,15 @@ class CatalogService(catalog_pb2_grpc.CatalogServicer):
         )
         return api.TagImageResponse(image_id=image.id, tag=str(tag))
 
+    async def UntagImage(  # noqa: N802
+        self, request: api.UntagImageRequest, context: Any
+    ) -> api.UntagImageResponse:
+        """See catalog.proto."""
+        image, tag = await self._tagger.untag(
+            self._names.read(request.tag), request.runtime_handler
+        )
+        return api.UntagImageResponse(image_id=image.id, tag=tag)
+
     async def DescribeImages(  # noqa: N802
         self, request: api.DescribeImagesRequest, context: Any
     ) -> AsyncIterator[api.DescribeImagesResponse]:

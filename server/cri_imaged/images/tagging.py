@@ -1,4 +1,4 @@
-"""Giving an image that is here one more name."""
+"""Giving an image that is here one more name, and taking one away."""
 
 from __future__ import annotations
 
@@ -41,6 +41,28 @@ class Tagger:
         target = await self._standing.admit(known, image.record.handler, reference)
         await to_the_end(self._add(known, image.record.handler, target, str(reference)))
         return image, reference
+
+    async def untag(self, name: str, handler: str) -> tuple[Image, str]:
+        """Take the tag `name` from the image that has it, which stays; returns both.
+
+        Raises:
+            NotFoundError: no image that is here has this tag.
+            InvalidRequestError: `name` is malformed.
+        """
+        image = self._publisher.store.get(name, handler)
+        tag = self._publisher.store.known_as(image, name) if image else name
+        if image is None or tag not in image.repo_tags:
+            raise NotFoundError(f"{name} is no tag of an image that is present")
+        await to_the_end(self._remove(image, tag))
+        return image, tag
+
+    async def _remove(self, image: Image, tag: str) -> None:
+        handler = image.record.handler
+        if not await self._database.write(
+            lambda db: images.remove_name(db, tag, handler, image.id)
+        ):
+            raise NotFoundError(f"{tag} was removed or moved meanwhile")
+        await self._publisher.update((tag,), handler)
 
     async def _add(self, known: str, handler: str, target: Digest | None, new: str) -> None:
         if target is None or not await self._database.write(

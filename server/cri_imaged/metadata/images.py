@@ -110,6 +110,16 @@ def add_name(db: sqlite3.Connection, name: str, handler: str, target: Digest, ne
     return added.rowcount > 0
 
 
+def remove_name(db: sqlite3.Connection, name: str, handler: str, image_id: Digest) -> bool:
+    """Have `name` mean nothing any more; False where it does not mean this image."""
+    removed = db.execute(
+        "DELETE FROM names WHERE name = ?1 AND handler = ?2"
+        " AND image IN (SELECT id FROM images WHERE image_id = ?3 AND handler = ?2)",
+        (name, handler, image_id),
+    )
+    return removed.rowcount > 0
+
+
 def repository_has(db: sqlite3.Connection, repository: str, digest: Digest) -> bool:
     """Whether an image that is named after `repository` (`registry/path`) links a blob."""
     # By its few names, not by the many images that share a base layer: CROSS JOIN keeps the order.

@@ -35,7 +35,7 @@ def rm(
     """Remove images, each with all its names.
 
     An image that is mounted disappears from the list at once; its disk space comes back when it is
-    unmounted.
+    unmounted. `untag` takes names alone, and leaves the images.
 
     \b
     Examples:

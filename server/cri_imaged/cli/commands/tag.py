@@ -1,4 +1,4 @@
-"""`cri-imaged tag`."""
+"""`cri-imaged tag` and `untag`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cri_imaged.cli.client import ANSWER_SECONDS, call
+from cri_imaged.cli.client import ANSWER_SECONDS, Daemon, call
 from cri_imaged.cli.options import Address, Format, Handler
 from cri_imaged.cli.output import Output, document, show, show_data
 from cri_imaged.rpc.node.v1 import catalog_pb2
@@ -21,8 +21,8 @@ def tag(
 ) -> None:
     """Give an image one more name.
 
-    If the name meant another image, it is moved. Nothing is sent to a registry. `rm` removes an
-    image with all its names.
+    If the name meant another image, it is moved. Nothing is sent to a registry. `untag` takes the
+    name away again.
 
     \b
     Examples:
@@ -35,3 +35,34 @@ def tag(
         show_data(document(tagged), output)
     else:
         show(f"{tagged.tag} is {tagged.image_id}")
+
+
+def untag(
+    names: Annotated[list[str], typer.Argument(help="Tags: [HOST/]NAME[:TAG].", metavar="NAME...")],
+    runtime_handler: Handler = "",
+    output: Format = Output.TEXT,
+    address: Address = None,
+) -> None:
+    """Take names from images, which stay.
+
+    An image without a tag is still found by its ID and digest. `rm` removes images with all their
+    names.
+
+    \b
+    Examples:
+      cri-imaged untag registry.example/tools/busybox:stable
+    """
+    untagged: list[catalog_pb2.UntagImageResponse] = []
+
+    async def run(daemon: Daemon) -> None:
+        for name in names:
+            request = catalog_pb2.UntagImageRequest(tag=name, runtime_handler=runtime_handler)
+            untagged.append(await daemon.catalog.UntagImage(request, timeout=ANSWER_SECONDS))
+            if not output.structured:
+                show(f"{untagged[-1].tag} was {untagged[-1].image_id}")
+
+    try:
+        call(address, run)
+    finally:
+        if output.structured:
+            show_data({"untagged": [document(each) for each in untagged]}, output)

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from cri_imaged.rpc.runtime.v1 import api_pb2 as runtime_dot_v1_dot_api__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n cri_imaged/node/v1/catalog.proto\x12\x12\x63ri_imaged.node.v1\x1a\x14runtime/v1/api.proto\"V\n\x16PullForPlatformRequest\x12*\n\x04pull\x18\x01 \x01(\x0b\x32\x1c.runtime.v1.PullImageRequest\x12\x10\n\x08platform\x18\x02 \x01(\t\"=\n\x17PullForPlatformResponse\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12\x10\n\x08warnings\x18\x02 \x03(\t\"F\n\x0fTagImageRequest\x12\r\n\x05image\x18\x01 \x01(\t\x12\x17\n\x0fruntime_handler\x18\x02 \x01(\t\x12\x0b\n\x03tag\x18\x03 \x01(\t\"1\n\x10TagImageResponse\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12\x0b\n\x03tag\x18\x02 \x01(\t\"&\n\x15\x44\x65scribeImagesRequest\x12\r\n\x05sizes\x18\x01 \x01(\x08\"N\n\x16\x44\x65scribeImagesResponse\x12\x34\n\x06images\x18\x01 \x03(\x0b\x32$.cri_imaged.node.v1.ImageDescription\"t\n\x10ImageDescription\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12\x17\n\x0fruntime_handler\x18\x02 \x01(\t\x12\x10\n\x08\x62uilt_at\x18\x03 \x01(\x03\x12\r\n\x05\x62ytes\x18\x04 \x01(\x04\x12\x14\n\x0cunique_bytes\x18\x05 \x01(\x04\x32\xbd\x02\n\x07\x43\x61talog\x12l\n\x0fPullForPlatform\x12*.cri_imaged.node.v1.PullForPlatformRequest\x1a+.cri_imaged.node.v1.PullForPlatformResponse\"\x00\x12W\n\x08TagImage\x12#.cri_imaged.node.v1.TagImageRequest\x1a$.cri_imaged.node.v1.TagImageResponse\"\x00\x12k\n\x0e\x44\x65scribeImages\x12).cri_imaged.node.v1.DescribeImagesRequest\x1a*.cri_imaged.node.v1.DescribeImagesResponse\"\x00\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n cri_imaged/node/v1/catalog.proto\x12\x12\x63ri_imaged.node.v1\x1a\x14runtime/v1/api.proto\"V\n\x16PullForPlatformRequest\x12*\n\x04pull\x18\x01 \x01(\x0b\x32\x1c.runtime.v1.PullImageRequest\x12\x10\n\x08platform\x18\x02 \x01(\t\"=\n\x17PullForPlatformResponse\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12\x10\n\x08warnings\x18\x02 \x03(\t\"F\n\x0fTagImageRequest\x12\r\n\x05image\x18\x01 \x01(\t\x12\x17\n\x0fruntime_handler\x18\x02 \x01(\t\x12\x0b\n\x03tag\x18\x03 \x01(\t\"1\n\x10TagImageResponse\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12\x0b\n\x03tag\x18\x02 \x01(\t\"9\n\x11UntagImageRequest\x12\x0b\n\x03tag\x18\x01 \x01(\t\x12\x17\n\x0fruntime_handler\x18\x02 \x01(\t\"3\n\x12UntagImageResponse\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12\x0b\n\x03tag\x18\x02 \x01(\t\"&\n\x15\x44\x65scribeImagesRequest\x12\r\n\x05sizes\x18\x01 \x01(\x08\"N\n\x16\x44\x65scribeImagesResponse\x12\x34\n\x06images\x18\x01 \x03(\x0b\x32$.cri_imaged.node.v1.ImageDescription\"t\n\x10ImageDescription\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12\x17\n\x0fruntime_handler\x18\x02 \x01(\t\x12\x10\n\x08\x62uilt_at\x18\x03 \x01(\x03\x12\r\n\x05\x62ytes\x18\x04 \x01(\x04\x12\x14\n\x0cunique_bytes\x18\x05 \x01(\x04\x32\x9c\x03\n\x07\x43\x61talog\x12l\n\x0fPullForPlatform\x12*.cri_imaged.node.v1.PullForPlatformRequest\x1a+.cri_imaged.node.v1.PullForPlatformResponse\"\x00\x12W\n\x08TagImage\x12#.cri_imaged.node.v1.TagImageRequest\x1a$.cri_imaged.node.v1.TagImageResponse\"\x00\x12]\n\nUntagImage\x12%.cri_imaged.node.v1.UntagImageRequest\x1a&.cri_imaged.node.v1.UntagImageResponse\"\x00\x12k\n\x0e\x44\x65scribeImages\x12).cri_imaged.node.v1.DescribeImagesRequest\x1a*.cri_imaged.node.v1.DescribeImagesResponse\"\x00\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,12 +40,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TAGIMAGEREQUEST']._serialized_end=299
   _globals['_TAGIMAGERESPONSE']._serialized_start=301
   _globals['_TAGIMAGERESPONSE']._serialized_end=350
-  _globals['_DESCRIBEIMAGESREQUEST']._serialized_start=352
-  _globals['_DESCRIBEIMAGESREQUEST']._serialized_end=390
-  _globals['_DESCRIBEIMAGESRESPONSE']._serialized_start=392
-  _globals['_DESCRIBEIMAGESRESPONSE']._serialized_end=470
-  _globals['_IMAGEDESCRIPTION']._serialized_start=472
-  _globals['_IMAGEDESCRIPTION']._serialized_end=588
-  _globals['_CATALOG']._serialized_start=591
-  _globals['_CATALOG']._serialized_end=908
+  _globals['_UNTAGIMAGEREQUEST']._serialized_start=352
+  _globals['_UNTAGIMAGEREQUEST']._serialized_end=409
+  _globals['_UNTAGIMAGERESPONSE']._serialized_start=411
+  _globals['_UNTAGIMAGERESPONSE']._serialized_end=462
+  _globals['_DESCRIBEIMAGESREQUEST']._serialized_start=464
+  _globals['_DESCRIBEIMAGESREQUEST']._serialized_end=502
+  _globals['_DESCRIBEIMAGESRESPONSE']._serialized_start=504
+  _globals['_DESCRIBEIMAGESRESPONSE']._serialized_end=582
+  _globals['_IMAGEDESCRIPTION']._serialized_start=584
+  _globals['_IMAGEDESCRIPTION']._serialized_end=700
+  _globals['_CATALOG']._serialized_start=703
+  _globals['_CATALOG']._serialized_end=1115
 # @@protoc_insertion_point(module_scope)

@@ -115,6 +115,48 @@ class TagImageResponse(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
+class UntagImageRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    TAG_FIELD_NUMBER: builtins.int
+    RUNTIME_HANDLER_FIELD_NUMBER: builtins.int
+    tag: builtins.str
+    """A reference, normalised as Docker does."""
+    runtime_handler: builtins.str
+    def __init__(
+        self,
+        *,
+        tag: builtins.str = ...,
+        runtime_handler: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["runtime_handler", b"runtime_handler", "tag", b"tag"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class UntagImageResponse(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    IMAGE_ID_FIELD_NUMBER: builtins.int
+    TAG_FIELD_NUMBER: builtins.int
+    image_id: builtins.str
+    tag: builtins.str
+    """As it was stored."""
+    def __init__(
+        self,
+        *,
+        image_id: builtins.str = ...,
+        tag: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["image_id", b"image_id", "tag", b"tag"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
 class DescribeImagesRequest(message.Message):
     DESCRIPTOR: descriptor.Descriptor
 

@@ -44,6 +44,11 @@ class CatalogStub:
                 request_serializer=cri__imaged_dot_node_dot_v1_dot_catalog__pb2.TagImageRequest.SerializeToString,
                 response_deserializer=cri__imaged_dot_node_dot_v1_dot_catalog__pb2.TagImageResponse.FromString,
                 _registered_method=True)
+        self.UntagImage = channel.unary_unary(
+                '/cri_imaged.node.v1.Catalog/UntagImage',
+                request_serializer=cri__imaged_dot_node_dot_v1_dot_catalog__pb2.UntagImageRequest.SerializeToString,
+                response_deserializer=cri__imaged_dot_node_dot_v1_dot_catalog__pb2.UntagImageResponse.FromString,
+                _registered_method=True)
         self.DescribeImages = channel.unary_stream(
                 '/cri_imaged.node.v1.Catalog/DescribeImages',
                 request_serializer=cri__imaged_dot_node_dot_v1_dot_catalog__pb2.DescribeImagesRequest.SerializeToString,
@@ -74,6 +79,15 @@ class CatalogServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UntagImage(self, request, context):
+        """Takes a tag from an image, which stays with its other names, or under its ID alone.
+
+        NOT_FOUND: no image that is present has this tag.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DescribeImages(self, request, context):
         """Tells what CRI's lists leave out, in the order of StreamImages.
         """
@@ -93,6 +107,11 @@ def add_CatalogServicer_to_server(servicer, server):
                     servicer.TagImage,
                     request_deserializer=cri__imaged_dot_node_dot_v1_dot_catalog__pb2.TagImageRequest.FromString,
                     response_serializer=cri__imaged_dot_node_dot_v1_dot_catalog__pb2.TagImageResponse.SerializeToString,
+            ),
+            'UntagImage': grpc.unary_unary_rpc_method_handler(
+                    servicer.UntagImage,
+                    request_deserializer=cri__imaged_dot_node_dot_v1_dot_catalog__pb2.UntagImageRequest.FromString,
+                    response_serializer=cri__imaged_dot_node_dot_v1_dot_catalog__pb2.UntagImageResponse.SerializeToString,
             ),
             'DescribeImages': grpc.unary_stream_rpc_method_handler(
                     servicer.DescribeImages,
@@ -154,6 +173,33 @@ class Catalog:
             '/cri_imaged.node.v1.Catalog/TagImage',
             cri__imaged_dot_node_dot_v1_dot_catalog__pb2.TagImageRequest.SerializeToString,
             cri__imaged_dot_node_dot_v1_dot_catalog__pb2.TagImageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UntagImage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cri_imaged.node.v1.Catalog/UntagImage',
+            cri__imaged_dot_node_dot_v1_dot_catalog__pb2.UntagImageRequest.SerializeToString,
+            cri__imaged_dot_node_dot_v1_dot_catalog__pb2.UntagImageResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,6 +27,11 @@ class CatalogStub:
 
     NOT_FOUND: no such image. INVALID_ARGUMENT: the new name is malformed, or has a digest.
     """
+    UntagImage: aio.UnaryUnaryMultiCallable[catalog_pb2.UntagImageRequest, catalog_pb2.UntagImageResponse]
+    """Takes a tag from an image, which stays with its other names, or under its ID alone.
+
+    NOT_FOUND: no image that is present has this tag.
+    """
     DescribeImages: aio.UnaryStreamMultiCallable[catalog_pb2.DescribeImagesRequest, catalog_pb2.DescribeImagesResponse]
     """Tells what CRI's lists leave out, in the order of StreamImages."""
 
@@ -51,6 +56,16 @@ class CatalogServicer:
         the policy wants signed must be: the name says from where the image is.
 
         NOT_FOUND: no such image. INVALID_ARGUMENT: the new name is malformed, or has a digest.
+        """
+
+    def UntagImage(
+        self,
+        request: catalog_pb2.UntagImageRequest,
+        context: aio.ServicerContext[catalog_pb2.UntagImageRequest, abc.Awaitable[catalog_pb2.UntagImageResponse]],
+    ) -> abc.Awaitable[catalog_pb2.UntagImageResponse]:
+        """Takes a tag from an image, which stays with its other names, or under its ID alone.
+
+        NOT_FOUND: no image that is present has this tag.
         """
 
     def DescribeImages(
