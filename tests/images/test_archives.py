@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import bz2
+import gzip
 import io
 import json
+import lzma
+import os
 import tarfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
@@ -346,6 +350,14 @@ def damaged_layouts(at: Path) -> dict[str, tuple[bytes, type[ImagedError], str]]
             "no image",
         ),
         "no tar": (b"x" * 2000, CorruptContentError, "no tar"),
+        "xz": (lzma.compress(os.urandom(2000)), UnsupportedContentError, "packed by xz: unpack"),
+        "bzip2": (bz2.compress(os.urandom(2000)), UnsupportedContentError, "packed by bzip2"),
+        "lzma": (
+            lzma.compress(os.urandom(2000), lzma.FORMAT_ALONE),
+            UnsupportedContentError,
+            "packed by lzma",
+        ),
+        "gzip twice": (gzip.compress(os.urandom(2000)), UnsupportedContentError, "packed by gzip"),
         "a link to nowhere": (
             tar_of({}, {"manifest.json": "a", "a": "manifest.json"}),
             CorruptContentError,

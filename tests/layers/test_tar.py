@@ -205,10 +205,32 @@ def test_what_comes_between_a_pax_header_and_its_entry_parts_them() -> None:
         ("1.0000000019", 1_000_000_001),
         ("-1.0000000011", -1_000_000_002),
         ("3.", 3_000_000_000),
+        ("+3.5", 3_500_000_000),
     ],
 )
 def test_pax_times(text: str, nanoseconds: int) -> None:
     assert one(t.archive(t.file("a", pax={"mtime": text}))).mtime == nanoseconds
+
+
+@pytest.mark.parametrize(
+    ("number", "owner"),
+    [(-1, 0), (-2, 0xFFFFFFFE), (0xFFFFFFFF, 0), (1 << 32, 0), ((1 << 32) + 5, 5), (1 << 62, 0)],
+)
+def test_an_owner_is_what_the_kernel_makes_of_a_long_number(number: int, owner: int) -> None:
+    made = one(t.archive(t.file("a", pax={"uid": f"{number}", "gid": f"{number}"})))
+    assert (made.uid, made.gid) == (owner, owner)
+    block = bytearray(t.archive(t.file("a")))
+    in_binary = (number & ((1 << 64) - 1)).to_bytes(8, "big")
+    if number in range(-(1 << 55), 1 << 55):
+        block[108:116] = bytes([in_binary[0] | 0x80]) + in_binary[1:]
+        block[148:156] = b" " * 8
+        block[148:156] = b"%06o\0 " % sum(block[:512])
+        assert one(bytes(block)).uid == owner
+
+
+def test_pax_numbers_may_have_a_plus() -> None:
+    made = one(t.archive(t.file("a", b"abc", pax={"uid": "+5", "gid": "+6", "size": "+3"})))
+    assert (made.uid, made.gid, made.size) == (5, 6, 3)
 
 
 @pytest.mark.parametrize(
@@ -217,9 +239,10 @@ def test_pax_times(text: str, nanoseconds: int) -> None:
         {"mtime": "1e5"},
         {"mtime": "soon"},
         {"mtime": "99999999999999999999"},
-        {"uid": "-1"},
-        {"uid": "4294967295"},
+        {"uid": "9223372036854775808"},
+        {"uid": "+-1"},
         {"gid": "1_0"},
+        {"mtime": "+"},
         {"size": "-1"},
         {"size": " 1"},
         {"path": b"a\0b"},

@@ -75,3 +75,27 @@ def test_documents_that_many_threads_read_first_crash_nothing() -> None:
     for _ in range(10):
         run = subprocess.run([sys.executable, "-c", _CROWD], check=False)
         assert run.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ('{"a": 1e999}', {"a": "1e999"}),
+        ('{"a": [-1E+400, 1.5, 1e3]}', {"a": ["-1E+400", 1.5, 1e3]}),
+        ('{"a": 1e308, "b": 1e309}', {"a": 1e308, "b": "1e309"}),
+        ('{"a": 1e-999}', {"a": 0.0}),
+        ('{"a": 0e999, "b": 1e000000001}', {"a": 0.0, "b": 10.0}),
+        ('{"1e999": "\\"1e999\\\\", "b": 1e999}', {"1e999": '"1e999\\', "b": "1e999"}),
+        ('{"a": ' + "9" * 309 + "}", {"a": "9" * 309}),
+        ('{"a": ' + "9" * 308 + "}", {"a": int("9" * 308)}),
+        ('"1e999"', "1e999"),
+    ],
+)
+def test_numbers_beyond_floating_point_are_told_as_strings(text: str, read: object) -> None:
+    assert json.loads(lenient_json.with_finite_numbers(text)) == read
+
+
+@pytest.mark.parametrize("at", range(16_000, 16_700, 7))
+def test_a_long_number_is_found_wherever_it_stands(at: int) -> None:
+    text = "[" + " " * at + "9" * 310 + "]"
+    assert json.loads(lenient_json.with_finite_numbers(text)) == ["9" * 310]

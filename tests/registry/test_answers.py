@@ -209,6 +209,18 @@ def test_error_bodies_are_shortened_and_freed_of_secrets() -> None:
         ({"response": {"error": "why"}}, ("why",), "why"),
         ({"message": {"text": "why"}}, (), "why"),
         ({"errors": [{"code": "DENIED", "message": "no", "help": "why"}]}, ("DENIED",), ""),
+        ({"errors": {"tag": "why"}}, (), "tag: why"),
+        ({"title": "Bad", "status": 400, "errors": {"tag": ["why", "else"]}}, (), ""),
+        ({"errors": {"0": {"code": "DENIED", "message": "why"}}}, ("DENIED",), ""),
+        ({"code": "DENIED", "detail": {"tag": ["why"]}}, ("DENIED",), ""),
+        ({"error": {"tag": "why"}}, (), "tag: why"),
+        ({"message": {"en": "why"}}, (), "en: why"),
+        ({"error": {"errors": [{"detail": [{"message": "why"}]}]}}, (), "why"),
+        ({"errors": [{"code": "DENIED", "detail": [{"msg": "why"}]}]}, ("DENIED",), ""),
+        ({"status": "why"}, (), "why"),
+        ({"status": {"message": "why"}}, (), "why"),
+        ({"statusText": "why"}, (), "why"),
+        ({"error-message": "why"}, (), "why"),
     ],
 )
 def test_explanations_in_many_forms(body: Any, codes: tuple[str, ...], text: str) -> None:
@@ -217,7 +229,47 @@ def test_explanations_in_many_forms(body: Any, codes: tuple[str, ...], text: str
     assert sorted(shown.split(": ")) == sorted((text or "").split(": ")) or "why" in shown
 
 
-def test_plain_text_is_an_explanation_and_a_page_is_none() -> None:
+def test_what_a_message_is_about_stands_before_it() -> None:
+    assert describe_body(b'{"errors": {"tag": ["why", "else"]}}', []) == (
+        (),
+        "tag: why; tag: else",
+    )
+    said = {"code": "UNKNOWN", "message": "unknown", "detail": {"Tag": "latest"}}
+    assert describe_body(json.dumps({"errors": [said]}).encode(), []) == (
+        ("UNKNOWN",),
+        "UNKNOWN: unknown",
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (b"<html><head><title>403 why</title></head><body>x</body></html>", "403 why"),
+        (b"<!DOCTYPE html>\n<HTML>\n<TITLE lang=en>\n why &amp;\nelse </TITLE>", "why & else"),
+        (b"<html><title> </title></html>", ""),
+        (b'{"message": "one"}\n{"message": "two"}\n', "one; two"),
+        (b'{"level": 1}\n{"error": {"message": "why"}}\n{"message": "cut', "why"),
+        (b'\xef\xbb\xbf{"message": "why"}', "why"),
+        (b"<e:Error xmlns:e='x'><e:Message><![CDATA[why]]></e:Message></e:Error>", "why"),
+    ],
+)
+def test_explanations_in_pages_lines_and_xml(body: bytes, text: str) -> None:
+    assert describe_body(body, []) == ((), text)
+
+
+def test_secrets_are_left_out_of_pages_lines_and_names() -> None:
+    for body in (
+        f"<html><title>{MARK}-token</title></html>",
+        f'{{"message": "{MARK}-token"}}\n{{"level": 1}}',
+        json.dumps({"errors": {f"{MARK}-token": ["why"]}}),
+        f"<html><title>{MARK}&amp;token</title></html>",
+    ):
+        _, text = describe_body(body.encode(), [f"{MARK}-token", f"{MARK}&token"])
+        assert "[secret]" in text
+        assert MARK not in text
+
+
+def test_plain_text_is_an_explanation_and_a_page_without_a_title_is_none() -> None:
     assert describe_body(b" Too late.\r\n Try again. ", []) == ((), "Too late. Try again.")
     assert describe_body(b"<html><body>403</body></html>", []) == ((), "")
     assert describe_body(b'{"message": "cut off', []) == ((), "")

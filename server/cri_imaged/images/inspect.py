@@ -16,6 +16,7 @@ from cri_imaged.images.store import Image
 from cri_imaged.images.stores import Stores
 from cri_imaged.limits import Limits
 from cri_imaged.metadata import images
+from cri_imaged.oci import lenient_json
 from cri_imaged.oci.artifacts import read_image
 from cri_imaged.oci.documents import Config, Manifest, is_object
 from cri_imaged.shielding import to_the_end
@@ -27,7 +28,8 @@ class Details:
 
     config: str
     """The JSON text (OCI image spec, config.md) as it was pulled; bytes that are no UTF-8 are
-    replaced. An artifact's that is no JSON object is an empty one."""
+    replaced, and numbers that clients cannot read are strings. An artifact's that is no JSON
+    object is an empty one."""
     warnings: tuple[str, ...]
     """Sentences on what its user may miss."""
     labels: Mapping[str, str]
@@ -70,4 +72,4 @@ class Inspector:
 def _read(manifest: Manifest, data: bytes, limits: Limits) -> tuple[Config, str]:
     _, config = read_image(manifest, data, limits)
     told = data if not config.is_artifact or is_object(data) else b"{}"
-    return config, told.decode("utf-8", "replace")
+    return config, lenient_json.with_finite_numbers(told.decode("utf-8", "replace"))

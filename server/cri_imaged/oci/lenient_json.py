@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import math
 import re
 from typing import TypeVar
 
@@ -12,7 +13,7 @@ from cri_imaged.decoders import decoder
 
 _T = TypeVar("_T")
 _PIECE = 16 << 10
-"""Bytes that are mended at a time: each step keeps all other threads waiting."""
+"""Bytes that are looked at at a time: each step keeps all other threads waiting."""
 _LONE = re.compile(
     rb"\\u[dD](?:[89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
     rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD])[c-fC-F][0-9a-fA-F]{2})"
@@ -21,6 +22,11 @@ _LONE = re.compile(
 _UNFINISHED = re.compile(rb"(?:\\u[dD][89abAB][0-9a-fA-F]{2})?(?:\\(?:u[0-9a-fA-F]{0,3})?)?\Z")
 """What cannot be told from the end of a piece alone."""
 _UNFINISHED_BYTES = 11
+_LONG_NUMBER = re.compile(r"[eE]\+?[0-9][0-9][0-9]|(?<![0-9])[0-9]{309}")
+"""What may be of a number beyond 64 bits of floating point, or stand in a string."""
+_LONG = 310
+"""Characters of it that tell, with one before them."""
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|-?[0-9][0-9.eE+-]*')
 
 
 def decode(data: bytes | msgspec.Raw, into: type[_T], *, strict: bool = True) -> _T:
@@ -54,3 +60,17 @@ def _mended(data: memoryview) -> bytearray:
         mended += _LONE.sub(rb"\\ufffd", piece[:end])
         rest = piece[end:]
     return mended
+
+
+def with_finite_numbers(text: str) -> str:
+    """JSON with numbers beyond 64 bits of floating point as strings: Go's reader, and with it
+    crictl, refuses the whole of what holds one."""
+    for start in range(0, len(text), _PIECE):
+        if _LONG_NUMBER.search(text, max(0, start - _LONG), start + _PIECE):
+            return _TOKEN.sub(_finite, text)
+    return text
+
+
+def _finite(token: re.Match[str]) -> str:
+    found = token[0]
+    return found if found.startswith('"') or math.isfinite(float(found)) else f'"{found}"'

@@ -20,6 +20,17 @@ _PASSED_OVER = (tarfile.DIRTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOT
 _LONG_NAME, _LONG_LINK = tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK
 _KEYS = (b"path", b"linkpath", b"size")
 _PAX, _PAX_GLOBAL = tarfile.XHDTYPE, tarfile.XGLTYPE
+_PACKERS = {
+    b"\x1f\x8b": "gzip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\xfd7zXZ\0": "xz",
+    b"BZh": "bzip2",
+    b"\x04\x22\x4d\x18": "lz4",
+    b"]\0\0": "lzma",
+    b"7z\xbc\xaf": "7z",
+    b"PK\3\4": "zip",
+}
+"""By how their files begin, which no name in a tar does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +117,11 @@ class TarReader:
         try:
             return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         except tarfile.TarError as error:
+            for magic, packer in _PACKERS.items():
+                if block.startswith(magic):
+                    raise UnsupportedContentError(
+                        f"archive: it is packed by {packer}: unpack it first"
+                    ) from None
             raise CorruptContentError(f"archive: this is no tar: {error}") from None
 
     async def _small(self, size: int) -> bytes:
@@ -179,6 +195,7 @@ def _records(data: bytes) -> list[tuple[str, str]]:
 
 
 def _number(text: str) -> int:
+    text = text.removeprefix("+")
     if not (text.isascii() and text.isdecimal() and len(text) < 20):
         raise CorruptContentError(f"archive: {text[:40]!r} is no number")
     return int(text)

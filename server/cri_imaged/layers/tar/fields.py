@@ -11,9 +11,10 @@ import re
 from zlib import adler32 as _adler32
 
 _OCTAL = re.compile(rb"[0-7]+")
-_DECIMAL = re.compile(rb"-?[0-9]{1,40}")
-_TIME = re.compile(rb"(-?)([0-9]{1,20})(?:\.([0-9]*))?")
-_ID_LIMIT = (1 << 32) - 1
+_DECIMAL = re.compile(rb"[+-]?[0-9]{1,40}")
+_TIME = re.compile(rb"([+-]?)([0-9]{1,20})(?:\.([0-9]*))?")
+_NO_CHANGE = (1 << 32) - 1
+_INT64 = 1 << 63
 _NANOSECONDS = 1_000_000_000
 _SECONDS_LIMIT = 1 << 63
 
@@ -72,17 +73,20 @@ def seconds(value: bytes) -> int:
     sign, whole, fraction = match.groups()
     digits = (fraction or b"")[:9].ljust(9, b"0")
     nanoseconds = int(whole) * _NANOSECONDS + int(digits)
-    if sign:
+    if sign == b"-":
         lost = bool((fraction or b"")[9:].strip(b"0"))
         nanoseconds = -nanoseconds - lost
     return in_time(nanoseconds)
 
 
 def owner(number: int) -> int:
-    """`number`, if it can be a user's or group's ID. All ones would mean "no change" to chown."""
-    if not 0 <= number < _ID_LIMIT:
+    """The user's or group's ID that `number` is for the kernel, which takes 32 bits of it, as it is
+    when another runtime passes it on to chown. All ones would mean "no change" there: such files
+    stay root's, who unpacks them."""
+    if not -_INT64 <= number < _INT64:
         raise ValueError(f"owner {number} is out of range")
-    return number
+    kept = number & _NO_CHANGE
+    return 0 if kept == _NO_CHANGE else kept
 
 
 def in_time(nanoseconds: int) -> int:
