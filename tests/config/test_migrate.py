@@ -188,6 +188,30 @@ def test_crio_and_its_registries() -> None:
     ]
 
 
+def test_the_first_version_of_registries_conf() -> None:
+    migration = migrate(
+        {
+            "registries.conf": """
+                [registries.search]
+                registries = ["docker.io", "quay.io"]
+                [registries.insecure]
+                registries = ["plain.example:5000", "both.example", "10.0.0.0/8"]
+                [registries.block]
+                registries = ["both.example", "evil.example", "docker.io/library"]
+            """
+        }
+    )
+    assert [host.scheme for host in hosts_of(migration, "plain.example:5000")] == ["https", "http"]
+    blocked = {name: hosts.blocked for name, hosts in migration.hosts.items()}
+    assert blocked == {"plain.example:5000": False, "both.example": True, "evil.example": True}
+    assert left(migration) == [
+        "registries.search.registries",
+        "registries.insecure.registries",
+        "registries.block.registries",
+    ]
+    assert not left(migrate({"a.conf": "[registries.search]\nregistries = ['docker.io']"}))
+
+
 @pytest.mark.parametrize(
     ("name", "text", "problem"),
     [

@@ -52,6 +52,8 @@ def _reader(name: str, document: Mapping[str, Any]) -> Callable[[Source], None]:
         )
     if "registry" in document or "unqualified-search-registries" in document:
         return registries_conf.read
+    if "registries" in document:
+        return registries_conf.read_version_1
     raise ConfigError(
         f"{name}: neither containerd's, CRI-O's nor k3s' configuration, nor registries.conf"
     )

@@ -1,4 +1,4 @@
-"""containers' `registries.conf`, version 2, which CRI-O and podman read."""
+"""containers' `registries.conf`, which CRI-O and podman read: version 2, and 1 as it was before."""
 
 from __future__ import annotations
 
@@ -11,18 +11,46 @@ from cri_imaged.oci.aliases import check_aliases
 
 _CAPABILITIES = {"digest-only": ("pull",), "tag-only": ("resolve",)}
 _READ = ("registry", "unqualified-search-registries", "aliases")
+_LISTS = {"insecure": "insecure", "block": "blocked"}
+"""Of version 1, and what version 2 has in each registry's own table for them."""
 
 
 def read(source: Source) -> None:
     """Read the `[[registry]]` tables and the aliases; list whatever else there is."""
-    if source.table.get("unqualified-search-registries") not in (None, [], ["docker.io"]):
-        source.leave("unqualified-search-registries", "short names are Docker Hub's here")
+    _searched(source, "unqualified-search-registries")
     _aliases(source.inner("aliases"))
     for key in source.table:
         if key not in _READ:
             source.leave(key, "has no counterpart here")
     for table in source.rows("registry"):
         _registry(Source(source.file, "registry", table, source.migration))
+
+
+def read_version_1(source: Source) -> None:
+    """Read its lists of registries."""
+    for key in source.table:
+        if key != "registries":
+            source.leave(key, "is no key of version 1 of registries.conf")
+    registries = source.inner("registries")
+    _searched(registries.inner("search"), "registries")
+    for kind, field in _LISTS.items():
+        listed = registries.inner(kind)
+        for name in listed.strings("registries"):
+            if _is_whole(name):
+                table = {"location": name, field: True}
+                _registry(Source(source.file, listed.path, table, source.migration))
+            else:
+                listed.leave("registries", f"{name} is no whole registry, as hosts.toml needs")
+
+
+def _searched(source: Source, key: str) -> None:
+    if source.table.get(key) not in (None, [], ["docker.io"]):
+        source.leave(key, "short names are Docker Hub's here")
+
+
+def _is_whole(name: str) -> bool:
+    """Whether it is a registry's, not a part's of one or of several."""
+    return bool(name) and "/" not in name and not name.startswith("*")
 
 
 def _aliases(source: Source) -> None:
@@ -40,7 +68,7 @@ def _registry(source: Source) -> None:
     table = source.table
     location = str(table.get("location") or table.get("prefix") or "")
     prefix = str(table.get("prefix") or location)
-    if not prefix or "/" in prefix or prefix.startswith("*"):
+    if not _is_whole(prefix):
         why = f"{prefix or 'a registry without prefix'} is no whole registry, as hosts.toml needs"
         source.leave("prefix" if "prefix" in table else "location", why)
         return
