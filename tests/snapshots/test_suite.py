@@ -318,6 +318,13 @@ async def test_many_asking_for_one_view(bench: Bench) -> None:
     assert len(await bench.snapshotter.views()) == 1
 
 
+async def test_many_views_of_no_layers_at_once(bench: Bench) -> None:
+    opened = [bench.snapshotter.view(f"view-{n}", None, writable=True) for n in range(16)]
+    for mounts in await asyncio.gather(*opened):
+        assert mounts
+    assert len(await bench.snapshotter.views()) == 16
+
+
 async def test_a_read_only_view_cannot_be_written(bench: Bench) -> None:
     require_real(os.geteuid() == 0, "mounting needs root")
     top = await bench.stack([ONE, TWO])

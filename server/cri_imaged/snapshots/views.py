@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,6 +39,8 @@ class Views:
         self._losses = losses
         self._threads = threads
         self._attachments = attachments
+        self._empty = asyncio.Lock()
+        """Views of other keys want the snapshot of no layers, too."""
 
     async def open(self, key: str, chain_id: Digest | None, *, writable: bool) -> Sequence[Mount]:
         """See `ports.Snapshotter.view`. A view that was not there before is not there after a
@@ -57,20 +60,25 @@ class Views:
             return view, snapshots.stack(db, view.snapshot)
 
         view, rows = await to_the_end(self._database.write(open_row))
+        stack = self._places.of_all(rows)
         if chain_id != EMPTY_CHAIN:
             await self._losses.refuse(rows)
-        stack = self._places.of_all(rows)
+        else:
+            async with self._empty:
+                await self._threads.run("empty snapshot", lambda check: self._make_empty(stack[0]))
         mounts = await self._threads.run(
             f"view {key!r}", lambda check: self._make(view, stack, check)
         )
         await self._attachments.attach(stack)
         return mounts
 
+    def _make_empty(self, place: Path) -> None:
+        if not self._backend.layer(place).exists():
+            self._places.throw_away(place)
+            self._places.make(place)
+            self._backend.prepare(place)
+
     def _make(self, view: ViewRow, stack: Sequence[Path], check: Check) -> Sequence[Mount]:
-        if view.chain_id == EMPTY_CHAIN and not self._backend.layer(stack[0]).exists():
-            self._places.throw_away(stack[0])
-            self._places.make(stack[0])
-            self._backend.prepare(stack[0])
         if not view.writable:
             return self._backend.mounts(None, stack)
         place = self._places.of_view(view.id)
