@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -81,12 +82,14 @@ class Calls:
 
         return call
 
-    def _stream(self, method: str, behaviour: Callable[..., AsyncIterator[Any]]) -> Any:
-        async def call(request: Any, context: Any) -> AsyncIterator[Any]:
+    def _stream(self, method: str, behaviour: Callable[..., AsyncGenerator[Any]]) -> Any:
+        # No generator, which gRPC would drop unfinished where the client goes while it reads.
+        async def call(request: Any, context: Any) -> None:
             with _Call(method, self._metrics, self._at_work) as record:
                 try:
-                    async for response in behaviour(request, context):
-                        yield response
+                    async with aclosing(behaviour(request, context)) as responses:
+                        async for response in responses:
+                            await context.write(response)
                 except Exception as error:
                     await record.abort(context, error)
 

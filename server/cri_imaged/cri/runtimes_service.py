@@ -56,7 +56,10 @@ class RuntimesService(runtimes_pb2_grpc.RuntimesServicer):
         for name, runtime in self._runtimes.items():
             for snapshotter, snapshots in runtime.snapshots.items():
                 for snapshot in await snapshots.list():
-                    message = await _message(snapshots, snapshot)
+                    try:
+                        message = await _message(snapshots, snapshot)
+                    except NotFoundError:
+                        continue  # the runtime has removed it meanwhile
                     message.runtime, message.snapshotter = name, snapshotter
                     response.snapshots.append(message)
         return response
