@@ -16,6 +16,8 @@ from cri_imaged.metadata import blobs
 from cri_imaged.metadata.database import Database
 from cri_imaged.metadata.durability import Volatile, volatile
 from cri_imaged.oci.digest import Digest
+from tests.images.gated import GatedRegistry
+from tests.images.workbench import Bench, image_of, layer, serve
 
 FIRST, SECOND = Digest.of(b"first"), Digest.of(b"second")
 
@@ -51,6 +53,26 @@ async def test_what_a_failed_sync_was_for_is_never_taken_for_durable(
     assert await database.read(volatile) == Volatile(frozenset({FIRST}))
     syncing.close()
     await database.close()
+
+
+async def test_what_a_failed_sync_was_for_is_not_trusted_after_a_restart(
+    tmp_path: Path, registry: GatedRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(registry, image_of(layer(1)))
+    async with Bench.open(tmp_path / "root", registry) as bench:
+        await bench.pull()
+        with monkeypatch.context() as patched:
+            patched.setattr(libc, "lib", FailingOnce())
+            with pytest.raises(OSError, match="Input/output error"):
+                await bench.parts.durability.sync()
+    for _ in range(2):
+        async with Bench.open(tmp_path / "root", registry) as bench:
+            assert bench.shown() == set()
+    async with Bench.open(tmp_path / "root", registry) as bench:
+        await bench.pull()
+        await bench.parts.durability.sync()
+    async with Bench.open(tmp_path / "root", registry) as bench:
+        assert bench.name() in bench.shown()
 
 
 class Slow(FailingOnce):

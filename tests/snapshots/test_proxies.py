@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cri_imaged.errors import ProxyFailedError, UnsupportedContentError
+from cri_imaged.limits import Limits
 from cri_imaged.metadata.database import Database
 from cri_imaged.ports import Mount, SnapshotKind
 from cri_imaged.snapshots.proxies.client import ProxyClient, ProxySnapshot
 from cri_imaged.snapshots.proxies.leftovers import Leftovers, children_first
 from cri_imaged.snapshots.proxies.mounts import judged, writable
+from cri_imaged.snapshots.proxies.snapshotter import ProxySnapshotter as Snapshotter
 from cri_imaged.snapshots.tasks import Locks
+from tests.images.workbench import until
 from tests.support.proxy_snapshotter import Kept, ProxySnapshotter
 
 ROOT = Path("/proxy")
@@ -94,5 +100,37 @@ async def test_what_is_removed_is_cleaned_up_and_others_are_left_alone(tmp_path:
         proxy.kept["of another"] = Kept(place, 0, "", {})
         await leftovers.remove_all()
         assert set(proxy.kept) == {"of another"}
+        await client.close()
+        await database.close()
+
+
+class SlowToRemove(ProxySnapshotter):
+    """A proxy that takes its time."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.asked, self.go = threading.Event(), threading.Event()
+
+    def Remove(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.asked.set()
+        self.go.wait(timeout=60)
+        return super().Remove(request, context)
+
+
+async def test_a_view_that_is_opened_while_what_is_left_of_its_name_goes_stays(
+    tmp_path: Path,
+) -> None:
+    with SlowToRemove(tmp_path / "p") as proxy:
+        database = await Database.open(tmp_path / "metadata.db")
+        client = ProxyClient("lazy", proxy.socket)
+        snapshotter = Snapshotter("lazy", client, proxy.root, database, Limits())
+        await client.view("view-key", "")
+        removal = asyncio.create_task(snapshotter.reclaim([]))
+        await asyncio.to_thread(proxy.asked.wait)
+        opening = asyncio.create_task(snapshotter.view("key", None))
+        await until(lambda: opening.done() or snapshotter._locks._held["view-key"][1] == 2)
+        proxy.go.set()
+        await asyncio.gather(removal, opening)
+        assert set(proxy.kept) == {"view-key"}
         await client.close()
         await database.close()

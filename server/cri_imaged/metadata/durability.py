@@ -59,6 +59,11 @@ def set_epoch(db: sqlite3.Connection, value: str) -> None:
     db.execute("INSERT INTO epoch (value) VALUES (?)", (value,))
 
 
+def doubt(db: sqlite3.Connection) -> None:
+    """A sync has failed: the next start deals with volatile rows as after another boot."""
+    db.execute("UPDATE epoch SET value = 'in doubt'")
+
+
 def discardable(db: sqlite3.Connection) -> list[Digest]:
     """Layers' blobs that nothing needs any more: every image that has them stands on durable
     snapshots, and no pull is at work with them."""

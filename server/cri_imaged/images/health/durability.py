@@ -11,6 +11,7 @@ from pathlib import Path
 import structlog
 
 from cri_imaged import libc
+from cri_imaged.errors import ImagedError
 from cri_imaged.metadata import durability
 from cri_imaged.metadata.database import Database
 from cri_imaged.metadata.durability import Volatile
@@ -65,7 +66,8 @@ class Durability:
         """Make durable what is there now.
 
         The kernel tells of what it could not write only once, and forgets it: of rows that a failed
-        sync was for no later one says anything. They are verified, or made again, after a reboot.
+        sync was for no later one says anything. They are verified, or made again, at the next
+        start.
 
         Raises:
             OSError: a file system could not be synced; no row is marked.
@@ -83,8 +85,15 @@ class Durability:
                 await self._sync_file_systems()
             except OSError:
                 self._doubtful |= rows
+                await self._keep_in_mind()
                 raise
             await self._database.write(lambda db: durability.mark(db, rows), durable=True)
+
+    async def _keep_in_mind(self) -> None:
+        try:
+            await self._database.write(durability.doubt)
+        except ImagedError as error:
+            log.error("a restart will not know that a sync has failed", error=str(error))
 
     async def _sync_file_systems(self) -> None:
         by_device = {os.fstat(fd).st_dev: fd for fd in self._fds}

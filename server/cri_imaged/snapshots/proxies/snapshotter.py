@@ -184,7 +184,7 @@ class ProxySnapshotter(SnapshotRows):
         """See `ports.Snapshotter.view`."""
         if not key:
             raise InvalidRequestError("a snapshot's key must not be empty")
-        async with self._locks.hold(key):
+        async with self._locks.hold(key), self._locks.hold(view_name(key)):
             before = await self._database.read(lambda db: views.find(db, self.name, key))
 
             def open_row(db: sqlite3.Connection) -> None:
@@ -226,7 +226,7 @@ class ProxySnapshotter(SnapshotRows):
 
     async def remove(self, key: str) -> None:
         """See `ports.Snapshotter.remove`."""
-        async with self._locks.hold(key):
+        async with self._locks.hold(key), self._locks.hold(view_name(key)):
             await to_the_end(self._drop(key))
             await to_the_end(self._release(key))
 
