@@ -84,7 +84,7 @@ docs: setup ## regenerate docs/configuration.md from the options
 run: setup ## serve in the foreground; CONFIG=FILE for a configuration
 	$(BIN)/cri-imaged serve $(if $(CONFIG),--config $(CONFIG))
 
-deb: ## build the Debian package into dist/, for the release and architecture of this machine
+deb: ## build the Debian package into dist/, for this machine's release; ARCHITECTURE=arm64 or amd64
 	deploy/debian/build.sh dist
 
 image: ## build a container image of it into dist/, as an OCI archive, as root (needs buildah, debootstrap)

@@ -1,10 +1,12 @@
 #!/bin/sh
 # Builds the Debian package into the folder $1 (default: dist/), from the checkout it stands in.
-# COMPRESSION: what dpkg-deb takes for -Z; PYTHON: whose environment it is.
+# ARCHITECTURE: amd64 or arm64 (default: this machine's); COMPRESSION: what dpkg-deb takes for -Z;
+# PYTHON: whose environment it is.
 #
 # The package holds the project with all it depends on, in a virtual environment of the
-# distribution's own Python at /opt/cri-imaged; so it is for the release whose Python builds it, and
-# for the architecture of the wheels. Needs python3-venv, pip and dpkg-deb.
+# distribution's own Python at /opt/cri-imaged; so it is for the release whose Python builds it. Only
+# its wheels are compiled: another architecture's package has that one's in their place. Needs
+# python3-venv, pip and dpkg-deb.
 set -eu
 
 CHECKOUT=$(cd "$(dirname "$0")/../.." && pwd)
@@ -12,6 +14,14 @@ FILES=$CHECKOUT/deploy/debian
 OUT=${1:-$CHECKOUT/dist}
 PYTHON=${PYTHON:-/usr/bin/python3}
 PREFIX=/opt/cri-imaged
+NATIVE=$(dpkg --print-architecture)
+ARCHITECTURE=${ARCHITECTURE:-$NATIVE}
+case $ARCHITECTURE in
+  amd64) machine=x86_64 ;;
+  arm64) machine=aarch64 ;;
+  "$NATIVE") ;;
+  *) echo "$0: no wheels are known for $ARCHITECTURE; amd64 and arm64 are" >&2; exit 1 ;;
+esac
 stage=$(mktemp -d)
 trap 'rm -rf "$stage"' EXIT
 chmod 755 "$stage"
@@ -49,11 +59,22 @@ gzip -9n "$stage/usr/share/man/man1/"*
 version=$(run --version | cut -d ' ' -f 2)
 minor=$("$stage$PREFIX/bin/python3" -c 'import sys; print("3.%d" % sys.version_info[1])')
 after=$("$stage$PREFIX/bin/python3" -c 'import sys; print("3.%d" % (sys.version_info[1] + 1))')
+if [ "$ARCHITECTURE" != "$NATIVE" ]; then
+  site=$stage$PREFIX/lib/python$minor/site-packages
+  "$PYTHON" -m pip --quiet --disable-pip-version-check \
+    install --root-user-action ignore --no-compile --no-deps --only-binary :all: \
+    --platform "manylinux2014_$machine" --platform "manylinux_2_28_$machine" \
+    --require-hashes -r "$CHECKOUT/deploy/requirements.lock" --target "$stage/wheels"
+  rm -rf "$stage/wheels/bin"
+  mv "$site"/cri_imaged* "$stage/wheels"
+  rm -rf "$site"
+  mv "$stage/wheels" "$site"
+fi
 find "$stage" -name __pycache__ -prune -exec rm -rf {} +
 cat >"$stage/DEBIAN/control" <<CONTROL
 Package: cri-imaged
 Version: $version
-Architecture: $(dpkg --print-architecture)
+Architecture: $ARCHITECTURE
 Maintainer: cri-imaged maintainers <noreply@cri-imaged.invalid>
 Section: admin
 Priority: optional

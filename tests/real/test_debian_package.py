@@ -13,19 +13,25 @@ import pytest
 from cri_imaged import __version__
 from tests.support.debian import debian_archive
 from tests.support.deploy import DEPLOY
+from tests.support.images import host_architecture
 from tests.support.require import require_real
 
 pytestmark = pytest.mark.real
 
 BUILD = DEPLOY / "debian" / "build.sh"
+ELF_X86_64, ELF_AARCH64 = 62, 183
 
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built_in(tmp_path_factory.mktemp("debs"))
+
+
+def built_in(folder: Path, **chosen: str) -> Path:
+    """A package, built in an empty folder."""
     require_real(shutil.which("dpkg-deb") is not None, "not Debian: no dpkg-deb")
     require_real(Path("/usr/lib/python3/dist-packages/pip").is_dir(), "python3-pip is missing")
-    folder = tmp_path_factory.mktemp("debs")
-    environment = {**os.environ, "COMPRESSION": "none"}
+    environment = {**os.environ, "COMPRESSION": "none", **chosen}
     subprocess.run([BUILD, folder], env=environment, check=True, capture_output=True)
     (built,) = folder.glob("*.deb")
     return built
@@ -132,3 +138,17 @@ def serve(root: Root) -> None:
             daemon.terminate()
             daemon.stderr.read()
     assert daemon.returncode == 0
+
+
+def test_the_other_architectures_package_holds_its_wheels_alone(tmp_path: Path) -> None:
+    other, machine = (
+        ("arm64", ELF_AARCH64) if host_architecture() == "amd64" else ("amd64", ELF_X86_64)
+    )
+    package, tree = built_in(tmp_path, ARCHITECTURE=other), tmp_path / "tree"
+    subprocess.run(["dpkg-deb", "-R", package, tree], check=True)
+    assert f"Architecture: {other}\n" in (tree / "DEBIAN/control").read_text()
+    files = [path for path in tree.rglob("*") if path.is_file() and not path.is_symlink()]
+    heads = [path.read_bytes()[:20] for path in files]
+    machines = [int.from_bytes(head[18:], "little") for head in heads if head[:4] == b"\x7fELF"]
+    assert set(machines) == {machine}
+    assert list(tree.rglob("cri_imaged/cli/main.py"))
