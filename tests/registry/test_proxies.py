@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cri_imaged.errors import RegistryError
+from cri_imaged.errors import Category, RegistryError
 from cri_imaged.registry.retry import RetryPolicy
 from tests.registry.conftest import Certificates
 from tests.registry.helpers import REPOSITORY, client, noise, read, resolve, write_hosts
@@ -205,6 +205,50 @@ async def test_a_proxy_that_refuses_is_named_and_its_login_is_not(tmp_path: Path
             with pytest.raises(RegistryError, match="the proxy answered") as caught:
                 await resolve(opened, "registry.invalid")
     assert MARK not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "told", "tries"),
+    [
+        (b"HTTP/1.1 407 X\r\nContent-Length: 3\r\n\r\nwhy", r"407 .*\(why\); its login", 1),
+        (b"HTTP/1.1 403 X\r\n\r\n<html><title>why</title>", r"403 Forbidden \(why\)", 1),
+        (b"HTTP/1.1 302 X\r\nLocation: http://x/\r\nContent-Length: 0\r\n\r\n", "302 Found", 1),
+        (b"HTTP/1.1 502 X\r\nContent-Length: 90\r\n\r\ncut", r"502 Bad Gateway", 2),
+        (f"HTTP/1.1 403 X\r\n\r\nlogin {MARK}".encode(), r"\(login \[secret\]\)", 1),
+        (b"", "the proxy did not connect to registry.invalid:443: closed by the peer", 2),
+    ],
+)
+async def test_what_a_proxy_says_of_its_refusal_is_told(
+    answer: bytes, told: str, tries: int
+) -> None:
+    class Refusing(Proxy):
+        async def greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+            self.asked.append((await reader.readuntil(b"\r\n\r\n")).decode())
+            writer.write(answer)
+            return False
+
+    async with FaultRegistry() as registry, Refusing(registry) as proxy:
+        environ = {"HTTPS_PROXY": f"http://user:{MARK}@127.0.0.1:{proxy.port}"}
+        policy = RetryPolicy(tries=2, seconds=20.0, base_seconds=0.01)
+        async with client(environ=environ, policy=policy) as opened:
+            with pytest.raises(RegistryError, match=told) as caught:
+                await resolve(opened, "registry.invalid")
+    assert MARK not in str(caught.value)
+    assert len(proxy.asked) == tries
+    assert caught.value.category is Category.REGISTRY_UNAVAILABLE
+
+
+async def test_a_socks_proxy_that_hangs_up_is_not_taken_for_the_registry() -> None:
+    class Leaving(Proxy):
+        async def greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+            await reader.readexactly(3)
+            return False
+
+    async with FaultRegistry() as registry, Leaving(registry) as proxy:
+        environ = {"HTTPS_PROXY": f"socks5://127.0.0.1:{proxy.port}"}
+        async with client(environ=environ, policy=ONCE) as opened:
+            with pytest.raises(RegistryError, match="the proxy did not connect"):
+                await resolve(opened, "registry.invalid")
 
 
 @pytest.mark.parametrize("scheme", ["socks5", "socks5h"])

@@ -229,6 +229,29 @@ async def test_unusable_files_are_named(
             await resolve(opened, "registry.invalid")
 
 
+async def test_a_directory_as_an_authority_is_named(tmp_path: Path) -> None:
+    write_hosts(tmp_path, "registry.invalid", 'ca = ""')
+    async with client(config_path=tmp_path) as opened:
+        with pytest.raises(ConfigError, match=r"registry\.invalid: cannot be read: Is a directory"):
+            await resolve(opened, "registry.invalid")
+
+
+@pytest.mark.parametrize("cipher", ["ECDHE-RSA-AES128-SHA", "ECDHE-ECDSA-AES256-SHA"])
+async def test_a_server_with_old_ciphers_alone(
+    certificates: Certificates, tmp_path: Path, cipher: str
+) -> None:
+    kind = trustme.KeyType.RSA if "RSA" in cipher else trustme.KeyType.ECDSA
+    leaf = certificates.authority.issue_cert("127.0.0.1", key_type=kind)
+    context = certificates.server(leaf)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(cipher)
+    async with FaultRegistry(tls=context) as registry:
+        image = registry.add_image(REPOSITORY, "latest")
+        trust(tmp_path, registry, certificates)
+        async with client(config_path=tmp_path) as opened:
+            assert (await resolve(opened, registry)).descriptor == image.manifest
+
+
 async def test_an_authority_that_is_replaced_is_read_again(
     certificates: Certificates, tmp_path: Path
 ) -> None:

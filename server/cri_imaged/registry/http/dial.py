@@ -6,6 +6,7 @@ import asyncio
 import base64
 import socket
 import ssl
+from contextlib import suppress
 from dataclasses import dataclass
 
 import aiohappyeyeballs
@@ -13,11 +14,14 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from cri_imaged.limits import Limits
+from cri_imaged.registry.error_bodies import describe_body
 from cri_imaged.registry.http.addresses import ForbiddenAddressError, Reach, reach
 from cri_imaged.registry.http.connection import Connection, ReceiveBuffer
 from cri_imaged.registry.http.errors import MalformedError
-from cri_imaged.registry.http.exchange import read_head, request_head
+from cri_imaged.registry.http.exchange import Body, read_head, request_head
 from cri_imaged.registry.http.explanations import Explainer
+from cri_imaged.registry.http.framing import frame
+from cri_imaged.registry.http.head import Head
 from cri_imaged.registry.http.names import Names
 from cri_imaged.registry.http.socks import SocksError, connect_by_socks
 
@@ -26,6 +30,8 @@ _RESOLVE_SECONDS = 30.0
 _NEXT_ADDRESS_SECONDS = 0.25
 """After which the next address of a name is tried beside the last one (RFC 8305)."""
 _SOCKS_PORT = 1080
+_SAID_SECONDS = 2.0
+"""In which a proxy may explain its refusal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +88,7 @@ class Dialer:
                     await connection.start_tls(route.tls, route.name)
         except BaseException as error:
             connection.close()
-            if isinstance(error, (OSError, MalformedError, SocksError)):
+            if isinstance(error, (OSError, MalformedError)):
                 raise explain.undialled(error) from None
             raise
         return Link(connection, found)
@@ -141,17 +147,34 @@ class Dialer:
     async def _tunnel(
         self, connection: Connection, route: Route, proxy: URL, explain: Explainer
     ) -> None:
-        if is_socks(proxy):
-            login = (proxy.user, proxy.password or "") if proxy.user is not None else None
-            await connect_by_socks(connection, route.name, route.port, login)
-            return
-        target = f"[{route.name}]" if ":" in route.name else route.name
-        target = f"{target}:{route.port}"
-        headers = CIMultiDict({"Host": target, **proxy_login(proxy)})
-        connection.send(request_head("CONNECT", target, headers))
-        head = await read_head(connection, self._limits)
+        try:
+            if is_socks(proxy):
+                login = (proxy.user, proxy.password or "") if proxy.user is not None else None
+                await connect_by_socks(connection, route.name, route.port, login)
+                return
+            target = f"[{route.name}]" if ":" in route.name else route.name
+            target = f"{target}:{route.port}"
+            headers = CIMultiDict({"Host": target, **proxy_login(proxy)})
+            connection.send(request_head("CONNECT", target, headers))
+            head = await read_head(connection, self._limits)
+        except (OSError, MalformedError, SocksError) as error:
+            raise explain.untunnelled(error) from None
         if head.status // 100 != 2:
-            raise explain.proxy_refused(head.status)
+            said = await self._said(connection, head, proxy)
+            raise explain.proxy_refused(head.status, said)
+
+    async def _said(self, connection: Connection, head: Head, proxy: URL) -> str:
+        """What a proxy says of its refusal, as far as it does so soon."""
+        said = b""
+        with suppress(OSError, MalformedError):
+            framing, _ = frame("GET", head.status, head.headers)
+            body = Body(connection, framing, None)
+            async with asyncio.timeout(_SAID_SECONDS):
+                while len(said) < self._limits.error_body_bytes and (piece := await body.read()):
+                    said += piece
+        login = proxy_login(proxy).get("Proxy-Authorization", "").removeprefix("Basic ")
+        secrets = (proxy.password or "", login)
+        return describe_body(said[: self._limits.error_body_bytes], secrets)[1]
 
 
 def _info(address: str, scope: int, port: int) -> aiohappyeyeballs.AddrInfoType:

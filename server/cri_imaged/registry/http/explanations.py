@@ -3,6 +3,7 @@ URLs hold signatures."""
 
 from __future__ import annotations
 
+import http.client
 import os
 import socket
 import ssl
@@ -13,6 +14,9 @@ from cri_imaged.registry.http.addresses import ForbiddenAddressError
 from cri_imaged.registry.http.errors import EndedError, MalformedError
 from cri_imaged.registry.http.socks import SocksError
 from cri_imaged.registry.http.tls import explain_verification
+from cri_imaged.registry.retry import TRANSIENT_STATUSES
+
+_NO_LOGIN = 407
 
 
 class NoTlsError(HostFailure):
@@ -69,17 +73,29 @@ class Explainer:
             return self._failure(
                 Kind.UNREACHABLE, f"no connection to {name} within {self.dial:g} s"
             )
-        if isinstance(error, SocksError):
-            return HostFailure(Kind.UNREACHABLE, str(error))
         if isinstance(error, MalformedError):
-            return HostFailure(Kind.UNREACHABLE, f"the proxy's answer: {error}")
+            return self.untunnelled(error)
         return self._failure(
             Kind.UNREACHABLE, f"TLS handshake with {name} failed: {_reason(error)}"
         )
 
-    def proxy_refused(self, status: int) -> HostFailure:
-        """The proxy would not connect."""
-        return HostFailure(Kind.UNREACHABLE, f"the proxy answered {status}")
+    def untunnelled(self, error: Exception) -> HostFailure:
+        """The proxy refused by SOCKS, did not answer whether it connects, or not as proxies do."""
+        if isinstance(error, SocksError):
+            return HostFailure(Kind.UNREACHABLE, str(error))
+        if isinstance(error, MalformedError):
+            return HostFailure(Kind.UNREACHABLE, f"the proxy's answer: {error}")
+        why = f"the proxy did not connect to {self.authority}: {_reason(error)}"
+        return self._failure(Kind.UNREACHABLE, why)
+
+    def proxy_refused(self, status: int, said: str) -> HostFailure:
+        """The proxy would not connect. `said`: its own words."""
+        line = f"{status} {http.client.responses.get(status, '')}".rstrip()
+        why = f"the proxy answered {line}" + (f" ({said})" if said else "")
+        if status == _NO_LOGIN:
+            return HostFailure(Kind.REFUSED, f"{why}; its login belongs into the proxy's URL")
+        kind = Kind.UNREACHABLE if status in TRANSIENT_STATUSES else Kind.REFUSED
+        return HostFailure(kind, why)
 
     def unanswered(self, error: Exception, header_timeout: float) -> HostFailure:
         """The connection was made, but no response came within `header_timeout` seconds."""

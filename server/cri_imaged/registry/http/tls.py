@@ -15,6 +15,9 @@ _WRONG_NAME = frozenset({62, 63, 64})
 """X509_V_ERR_* of OpenSSL."""
 
 _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----")
+_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:ECDHE+AES:DHE+AES:!aNULL:!eNULL:!aDSS:!AESCCM"
+"""Of TLS 1.2: Python's, and AES in CBC mode with SHA-1, which old servers have alone and Go's
+clients offer last."""
 _Stamp = tuple[tuple[Path, int, int], ...]
 
 
@@ -62,6 +65,7 @@ def _build(settings: TlsSettings) -> ssl.SSLContext:
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     # Each certificate of `ca` is trusted for itself, an intermediate's or the server's own too.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.set_ciphers(_CIPHERS)
     if settings.skip_verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -83,11 +87,18 @@ def _trust(context: ssl.SSLContext, path: Path) -> None:
     try:
         context.load_verify_locations(cafile=path)
     except OSError as error:
-        blocks = _CERTIFICATE.findall(path.read_text(errors="replace"))
+        blocks = _CERTIFICATE.findall(_text(path))
         if not [block for block in blocks if _is_trusted(context, block)]:
             raise ConfigError(
                 f"{path}: holds no PEM certificate of an authority: {error.strerror or error}"
             ) from None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def _is_trusted(context: ssl.SSLContext, certificate: str) -> bool:
