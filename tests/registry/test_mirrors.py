@@ -10,7 +10,16 @@ from typing import Any
 
 import pytest
 
-from cri_imaged.errors import Category, ConfigError, CorruptContentError, RegistryError
+from cri_imaged.errors import (
+    Category,
+    ConfigError,
+    CorruptContentError,
+    ImagedError,
+    LimitExceededError,
+    RegistryError,
+    UnsupportedContentError,
+)
+from cri_imaged.limits import Limits
 from cri_imaged.oci import media_types
 from cri_imaged.oci.digest import Digest
 from cri_imaged.registry.retry import RetryPolicy
@@ -149,6 +158,38 @@ async def test_a_mirrors_manifest_that_is_malformed_is_passed_over(
     async with client(config_path=pair.root) as opened:
         with pytest.raises(CorruptContentError, match="no image: "):
             await resolve(opened, NAME)
+
+
+@pytest.mark.parametrize(
+    ("document", "announced", "error"),
+    [
+        ({"manifests": []}, media_types.OCI_INDEX, RegistryError),
+        ({"config": CONFIG, "layers": [{}, {}, {}]}, media_types.OCI_MANIFEST, LimitExceededError),
+        (
+            {"config": {**CONFIG, "size": 1 << 40}, "layers": []},
+            media_types.OCI_MANIFEST,
+            LimitExceededError,
+        ),
+        ({"manifests": [{}, {}, {}]}, media_types.OCI_INDEX, LimitExceededError),
+        ({"mediaType": "application/x.bundle"}, "application/x.bundle", UnsupportedContentError),
+    ],
+    ids=str,
+)
+async def test_a_mirrors_answer_of_which_nothing_can_come_is_passed_over(
+    pair: Pair, document: dict[str, Any], announced: str, error: type[ImagedError]
+) -> None:
+    text = json.dumps({"schemaVersion": 2, **document}).encode()
+    fault = Fault(where=MANIFEST, transform=lambda _: text, headers={"Content-Type": announced})
+    pair.mirror.faults.append(fault)
+    limits = Limits(layers=2, index_entries=2)
+    await fetch_all(pair, limits=limits)
+    assert pair.mirror.gets(MANIFEST)
+    pair.upstream.faults.append(fault)
+    async with client(config_path=pair.root, limits=limits) as opened:
+        with pytest.raises(error) as caught:
+            await resolve(opened, NAME)
+    if isinstance(caught.value, RegistryError):
+        assert caught.value.category is Category.NOT_FOUND
 
 
 async def test_a_mirror_that_cannot_be_reached_is_passed_over(pair: Pair) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 import msgspec
 
-from cri_imaged.errors import CorruptContentError, LimitExceededError, UnsupportedContentError
+from cri_imaged.errors import (
+    CorruptContentError,
+    ImagedError,
+    LimitExceededError,
+    UnsupportedContentError,
+)
 from cri_imaged.limits import Limits
 from cri_imaged.oci import lenient_json, media_types
-from cri_imaged.oci.documents import parse_document
+from cri_imaged.oci.documents import Index, parse_document
 from cri_imaged.registry.failures import HostFailure, Kind, printable
 
 _NULL = msgspec.Raw(b"null")
@@ -53,17 +56,27 @@ def document_type(content_type: str, document: bytes) -> str:
 
 
 def check_document(document: bytes, media_type: str, limits: Limits) -> None:
-    """Check that nothing contradicts that it is a manifest or index: what another host has may be
-    sound. What is too large, or of a type that is not supported, is the image's own.
+    """Check that something can come of a manifest or index: what another host has may be sound.
 
     Raises:
-        HostFailure: it is malformed.
+        HostFailure: it is malformed, empty, too large, or of a type that is not supported.
     """
+    if media_type == media_types.DOCKER_MANIFEST_V1:
+        return
     try:
-        with suppress(UnsupportedContentError, LimitExceededError):
-            parse_document(document, media_type, limits)
+        parsed = parse_document(document, media_type, limits)
+    except UnsupportedContentError as error:
+        raise _useless(Kind.UNSUPPORTED, error) from None
     except CorruptContentError as error:
-        raise HostFailure(Kind.CORRUPT, f"answers with what is no image: {error}") from None
+        raise _useless(Kind.CORRUPT, error) from None
+    except LimitExceededError as error:
+        raise _useless(Kind.TOO_LARGE, error) from None
+    if isinstance(parsed, Index) and not parsed.manifests:
+        raise HostFailure(Kind.NOT_FOUND, "answers with an index of nothing")
+
+
+def _useless(kind: Kind, error: ImagedError) -> HostFailure:
+    return HostFailure(kind, f"answers with what is no image: {error}")
 
 
 def _by_fields(envelope: _Envelope) -> str:

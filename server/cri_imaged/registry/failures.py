@@ -12,6 +12,7 @@ from cri_imaged.errors import (
     ImagedError,
     LimitExceededError,
     RegistryError,
+    UnsupportedContentError,
 )
 
 
@@ -28,6 +29,8 @@ class Kind(enum.Enum):
     CORRUPT = "corrupt"
     """The host has something else under this digest, or no valid document."""
     TOO_LARGE = "too large"
+    UNSUPPORTED = "unsupported"
+    """The host has something that we know no use for."""
 
 
 class HostFailure(Exception):  # noqa: N818  # not an error of the daemon: one host's answer
@@ -88,8 +91,9 @@ _RANKS: Mapping[Kind, int] = {
     Kind.UNREACHABLE: 3,
     Kind.REFUSED: 4,
     Kind.TOO_LARGE: 5,
-    Kind.CORRUPT: 6,
-    Kind.NOT_FOUND: 7,
+    Kind.UNSUPPORTED: 6,
+    Kind.CORRUPT: 7,
+    Kind.NOT_FOUND: 8,
 }
 _CATEGORIES: Mapping[Kind, Category] = {
     Kind.UNAUTHENTICATED: Category.UNAUTHENTICATED,
@@ -118,4 +122,6 @@ def conclude(kind: Kind, what: str, attempts: Sequence[Attempt]) -> ImagedError:
         return CorruptContentError(str(error))
     if kind is Kind.TOO_LARGE:
         return LimitExceededError(str(error))
+    if kind is Kind.UNSUPPORTED:
+        return UnsupportedContentError(str(error))
     return error

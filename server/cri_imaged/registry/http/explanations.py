@@ -14,7 +14,6 @@ from cri_imaged.registry.http.addresses import ForbiddenAddressError
 from cri_imaged.registry.http.errors import EndedError, MalformedError
 from cri_imaged.registry.http.socks import SocksError
 from cri_imaged.registry.http.tls import explain_verification
-from cri_imaged.registry.retry import TRANSIENT_STATUSES
 
 _NO_LOGIN = 407
 
@@ -94,8 +93,7 @@ class Explainer:
         why = f"the proxy answered {line}" + (f" ({said})" if said else "")
         if status == _NO_LOGIN:
             return HostFailure(Kind.REFUSED, f"{why}; its login belongs into the proxy's URL")
-        kind = Kind.UNREACHABLE if status in TRANSIENT_STATUSES else Kind.REFUSED
-        return HostFailure(kind, why)
+        return HostFailure(Kind.UNREACHABLE if status >= 500 else Kind.REFUSED, why)
 
     def unanswered(self, error: Exception, header_timeout: float) -> HostFailure:
         """The connection was made, but no response came within `header_timeout` seconds."""
