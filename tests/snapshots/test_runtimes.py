@@ -216,7 +216,7 @@ async def test_what_the_runtime_unpacks_itself_becomes_layers(bench: Bench) -> N
     assert [info.name for info in await snapshots.list()][-1] == "view"
     with pytest.raises(InUseError):
         await snapshots.remove("k8s.io/1/sha256:x")
-    with pytest.raises(InvalidRequestError):
+    with pytest.raises(InUseError, match="is committed"):
         await snapshots.mounts(parent)
 
 
@@ -317,9 +317,23 @@ async def test_users_of_a_namespace_own_the_root(bench: Bench) -> None:
         {UID_MAP_LABEL: "x", GID_MAP_LABEL: "0:1:2"},
         {UID_MAP_LABEL: "1:1:2", GID_MAP_LABEL: "0:1:2"},
         {UID_MAP_LABEL: "0:1:2,upperdir=/", GID_MAP_LABEL: "0:1:2"},
+        {UID_MAP_LABEL: "0:4294967295:1", GID_MAP_LABEL: "0:1:2"},
+        {UID_MAP_LABEL: "0:9999999999:1", GID_MAP_LABEL: "0:1:2"},
+        {UID_MAP_LABEL: "0:\u0661:2", GID_MAP_LABEL: "0:1:2"},
     ):
         with pytest.raises(InvalidRequestError):
             await snapshots.prepare("other", lower, wrong)
+
+
+async def test_layers_that_are_gone_from_disk_are_told_of(bench: Bench) -> None:
+    lower = await bench.add(LOWER)
+    snapshots = runtime(bench)
+    await adopt(snapshots, lower)
+    await snapshots.prepare("container", lower, {})
+    layer = await bench.snapshotter.path(lower)
+    remove_tree(bench.directory / layer.relative_to(bench.directory).parts[0])
+    with pytest.raises(NotFoundError, match="gone from disk"):
+        await snapshots.mounts("container")
 
 
 async def test_layers_that_were_lost_and_came_again(bench: Bench) -> None:

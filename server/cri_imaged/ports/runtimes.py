@@ -95,8 +95,12 @@ class RuntimeSnapshots(Protocol):
         ...
 
     async def mounts(self, key: str) -> Sequence[Mount]:
-        """The mounts of an active snapshot or a view again. Raises `InvalidRequestError` for a
-        committed one."""
+        """The mounts of an active snapshot or a view again.
+
+        Raises:
+            InUseError: it is committed.
+            NotFoundError: there is none, or what is under it is gone from disk.
+        """
         ...
 
     async def commit(self, name: str, key: str, labels: Mapping[str, str]) -> None:

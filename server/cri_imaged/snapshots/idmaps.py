@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from cri_imaged.errors import InvalidRequestError
 from cri_imaged.ports.runtimes import GID_MAP_LABEL, UID_MAP_LABEL
 
-_MAP = re.compile(r"\d{1,10}:\d{1,10}:\d{1,10}(?:,\d{1,10}:\d{1,10}:\d{1,10}){0,339}")
+_MAP = re.compile(r"(?a:\d{1,10}:\d{1,10}:\d{1,10}(?:,\d{1,10}:\d{1,10}:\d{1,10}){0,339})")
 """Lines of /proc/PID/uid_map (user_namespaces(7)), at most as many as the kernel takes."""
+
+_NOBODY = 0xFFFFFFFF
+"""The number that is no user's and no group's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,6 @@ def id_maps(labels: Mapping[str, str]) -> IdMaps | None:
 def _host(maps: str) -> int:
     for each in maps.split(","):
         inside, host, length = map(int, each.split(":"))
-        if inside == 0 and length:
+        if inside == 0 and length and host < _NOBODY:
             return host
     raise InvalidRequestError(f"ID map {maps!r} maps no root")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cri_imaged.errors import AlreadyExistsError, InvalidRequestError, NotFoundError
+from cri_imaged.errors import AlreadyExistsError, InUseError, InvalidRequestError, NotFoundError
 from cri_imaged.metadata import runtime_snapshots as rows
 from cri_imaged.metadata.database import Database
 from cri_imaged.metadata.runtime_snapshots import Owner, RuntimeRow, Stack
@@ -134,10 +134,10 @@ class StoredRuntimeSnapshots:
 
         row, stack = await self._database.read(find)
         if row.info.kind == SnapshotKind.COMMITTED:
-            raise InvalidRequestError(f"{self._owner.runtime} snapshot {key!r} is committed")
+            raise InUseError(f"{self._owner.runtime} snapshot {key!r} is committed")
         await self._attach(row, stack)
         return await self._threads.run(
-            f"snapshot {key!r}", lambda check: self._mounts(row, self._of(stack))
+            f"snapshot {key!r}", lambda check: self._mounts(row, self._whole(row, stack))
         )
 
     async def commit(self, name: str, key: str, labels: Mapping[str, str]) -> None:
@@ -177,7 +177,8 @@ class StoredRuntimeSnapshots:
             )
             try:
                 mounts = await self._threads.run(
-                    f"snapshot {key!r}", lambda check: self._make(row, self._of(stack), root, check)
+                    f"snapshot {key!r}",
+                    lambda check: self._make(row, self._whole(row, stack), root, check),
                 )
                 await self._attach(row, stack)
                 return mounts
@@ -191,10 +192,6 @@ class StoredRuntimeSnapshots:
     def _make(
         self, row: RuntimeRow, stack: Sequence[Path], root: tuple[int, int] | None, check: Check
     ) -> Sequence[Mount]:
-        for place in stack:
-            if not self._backend.layer(place).exists():
-                raise NotFoundError(f"layers under snapshot {row.info.name!r} are gone from disk")
-
         def fill(place: Path) -> None:
             if row.info.kind == SnapshotKind.VIEW:
                 self._backend.prepare(place)
@@ -214,6 +211,12 @@ class StoredRuntimeSnapshots:
         else:
             mounts = self._backend.mounts(place, stack)
         return _mapped(mounts, id_maps(row.info.labels))
+
+    def _whole(self, row: RuntimeRow, stack: Stack) -> Sequence[Path]:
+        places = self._of(stack)
+        if not all(self._backend.layer(place).exists() for place in places):
+            raise NotFoundError(f"layers under snapshot {row.info.name!r} are gone from disk")
+        return places
 
     def _of(self, stack: Stack) -> Sequence[Path]:
         own = [self._places.of_runtime(row) for row in stack.own]
