@@ -135,6 +135,31 @@ async def test_inspect_of_several(peer: Peer) -> None:
     assert {request.image.image for request in asked} == {"a", "b"}
 
 
+async def test_inspect_by_a_template(peer: Peer) -> None:
+    config = {"Entrypoint": ["/a", "b c"], "User": "1000", "WorkingDir": "/\x1b[31m"}
+    info = {"info": json.dumps({"imageSpec": {"os": "linux", "config": config}})}
+    peer.answers["ImageStatus"] = api_pb2.ImageStatusResponse(image=IMAGE, info=info)
+
+    async def shown(template: str, *names: str) -> str:
+        return (await peer.run("inspect", "--format", template, *(names or ("a",)))).out
+
+    assert await shown("{{.Id}}", "a", "b") == f"{IMAGE_ID}\n{IMAGE_ID}\n"
+    assert await shown("{{.Os}}\\t{{.Created}}|{{json .Created}}") == "linux\t|null\n"
+    assert await shown("{{.Config.Entrypoint}} {{.Config.User}} {{json .Config.User}}") == (
+        '["/a", "b c"] 1000 "1000"\n'
+    )
+    assert "\x1b" not in await shown("{{.Config.WorkingDir}} {{.Config}} {{json .}}")
+    whole = json.loads(await shown("{{json .}}"))
+    assert (whole["Config"], "Config.User" in whole) == (config, False)
+    refused = await peer.run("inspect", "--format", "{{.Config.Secret}}", "a")
+    assert (refused.code, refused.out) == (2, "")
+    assert ".Config.Entrypoint" in refused.err
+    for odd in ("[]", '{"imageSpec": 5}', '{"imageSpec": {"config": [], "rootfs": 1}}', "{"):
+        answer = api_pb2.ImageStatusResponse(image=IMAGE, info={"info": odd})
+        peer.answers["ImageStatus"] = answer
+        assert await shown("{{.Size}} {{.Config.User}}") == "2048 \n"
+
+
 async def test_history(peer: Peer) -> None:
     steps = [{"created_by": "ADD rootfs"}, {"created_by": "CMD sh", "empty_layer": True}]
     info = {"info": json.dumps({"imageSpec": {"history": steps}})}

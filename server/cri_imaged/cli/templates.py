@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from cri_imaged.cli.failure import ExitCode, Failure
 
 _ACTION = re.compile(r"\{\{\s*(.*?)\s*\}\}", re.DOTALL)
-_FIELD = re.compile(r"(json\s+)?\.(\w*)", re.ASCII)
+_FIELD = re.compile(r"(json\s+)?\.([\w.]*)", re.ASCII)
 _ESCAPES = {"\\t": "\t", "\\n": "\n"}
 
 
@@ -31,13 +32,17 @@ class Template:
         self.names = [self._checked(action, known)[1] for action in _ACTION.findall(text)]
         """Of the fields, in their order; empty for `{{json .}}`."""
 
-    def render(self, fields: Mapping[str, str]) -> str:
-        """The text with these fields."""
+    def render(self, fields: Mapping[str, Any]) -> str:
+        """The text with these fields: strings as they are, None as nothing, all else as JSON. Part
+        of all of them are those alone whose name leads into no other."""
 
         def value(action: re.Match[str]) -> str:
             as_json, name = self._checked(action[1], tuple(fields))
-            found = fields[name] if name else fields
-            return json.dumps(found) if as_json else str(found)
+            if not name:
+                found: Any = {key: each for key, each in fields.items() if "." not in key}
+            else:
+                found = "" if fields[name] is None and not as_json else fields[name]
+            return found if isinstance(found, str) and not as_json else json.dumps(found)
 
         return _ACTION.sub(value, self._text)
 

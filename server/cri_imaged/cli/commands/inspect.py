@@ -10,15 +10,19 @@ import typer
 
 from cri_imaged.cli.client import ANSWER_SECONDS, Daemon, call
 from cri_imaged.cli.failure import ExitCode, Failure
+from cri_imaged.cli.image_fields import FIELDS, fields_of
 from cri_imaged.cli.options import Address, Format, Handler
 from cri_imaged.cli.output import (
     Output,
     document,
     show,
     show_data,
+    show_escaped,
     size,
 )
 from cri_imaged.cli.pull_counts import counts_of, pull_counts, sentences
+from cri_imaged.cli.templates import Template
+from cri_imaged.obs.terminal import escaped
 from cri_imaged.rpc.node.v1 import history_pb2, runtimes_pb2
 from cri_imaged.rpc.runtime.v1 import api_pb2
 
@@ -27,6 +31,16 @@ def inspect(
     names: Annotated[
         list[str], typer.Argument(help="Names, or full or truncated IDs.", metavar="NAME...")
     ],
+    template: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            metavar="TEMPLATE",
+            help="A line for each image, as for docker: {{.Id}}, {{.RepoTags}}, "
+            "{{.Config.Entrypoint}} and so on; what is no text, as JSON.",
+            show_default=False,
+        ),
+    ] = "",
     runtime_handler: Handler = "",
     output: Format = Output.TEXT,
     address: Address = None,
@@ -39,8 +53,10 @@ def inspect(
     Examples:
       cri-imaged inspect busybox
       cri-imaged inspect 9f27bd busybox
+      cri-imaged inspect --format '{{.Architecture}} {{json .Config.Labels}}' busybox
       cri-imaged inspect -o json busybox | jq .info.info.imageSpec.config.Cmd
     """
+    line = Template(template, FIELDS) if template else None
     specs = [api_pb2.ImageSpec(image=name, runtime_handler=runtime_handler) for name in names]
     found = call(address, lambda daemon: _inspect(daemon, specs))
     if output.structured:
@@ -55,6 +71,10 @@ def inspect(
         ]
         show_data(shown if len(names) > 1 else shown[0], output)
         return
+    if line:
+        for answer, _, _ in found:
+            show_escaped(line.render(_fields(answer)))
+        return
     for number, (answer, holders, pulls) in enumerate(found):
         if number:
             show()
@@ -62,6 +82,13 @@ def inspect(
         lines += [("pulled", each) for each in sentences(pulls)]
         for label, value in [*lines, *(("container", each) for each in holders)]:
             show(f"{label + ':':<13} {value}")
+
+
+def _fields(answer: api_pb2.ImageStatusResponse) -> dict[str, Any]:
+    facts = _info(answer).get("info")
+    spec = facts.get("imageSpec") if isinstance(facts, dict) else None
+    fields = fields_of(answer.image, spec if isinstance(spec, dict) else {})
+    return {key: escaped(each) if isinstance(each, str) else each for key, each in fields.items()}
 
 
 def _info(answer: api_pb2.ImageStatusResponse) -> dict[str, Any]:
