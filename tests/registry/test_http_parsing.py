@@ -15,7 +15,7 @@ from yarl import URL
 from cri_imaged.limits import KIB, MIB
 from cri_imaged.registry.failures import HostFailure
 from cri_imaged.registry.hosts.host import Host
-from cri_imaged.registry.http.coding import Gunzipped
+from cri_imaged.registry.http.coding import Decompressed
 from cri_imaged.registry.http.connection import Connection, ReceiveBuffer
 from cri_imaged.registry.http.errors import EndedError, MalformedError
 from cri_imaged.registry.http.exchange import request_head
@@ -223,7 +223,7 @@ async def decoded(*pieces: bytes) -> bytes:
     async def read() -> bytes:
         return waiting.pop(0) if waiting else b""
 
-    gunzipped = Gunzipped(read)
+    gunzipped = Decompressed(read, "gzip")
     whole = b""
     while some := await gunzipped.read():
         assert len(some) <= 256 << 10

@@ -8,13 +8,14 @@ import json
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import zlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from cri_imaged.errors import RegistryError
+from cri_imaged.errors import CorruptContentError, RegistryError
 from cri_imaged.limits import Limits
 from cri_imaged.oci import media_types
 from cri_imaged.oci.digest import Digest
@@ -253,11 +254,31 @@ async def test_one_connection_serves_many_requests() -> None:
         assert len({seen.port for seen in registry.seen}) == 1
 
 
-async def test_an_answer_that_was_compressed_on_the_way() -> None:
+def bare(data: bytes) -> bytes:
+    """Deflated, without zlib's frame."""
+    return zlib.compress(data, wbits=-zlib.MAX_WBITS)
+
+
+@pytest.mark.parametrize(
+    ("coding", "transform"),
+    [
+        ("gzip", gzip.compress),
+        ("GZIP", gzip.compress),
+        ("deflate", zlib.compress),
+        ("deflate", bare),
+        ("deflate", lambda data: bare(data) + bytes(100_000)),
+    ],
+)
+@pytest.mark.parametrize("no_length", [False, True])
+async def test_an_answer_that_was_compressed_on_the_way(
+    coding: str, transform: Callable[[bytes], bytes], no_length: bool
+) -> None:
     async with FaultRegistry() as registry:
         data = noise(1_000_000)
         image = registry.add_image(REPOSITORY, "latest", [data])
-        registry.faults.append(Fault(headers={"Content-Encoding": "gzip"}, transform=gzip.compress))
+        registry.faults.append(
+            Fault(headers={"Content-Encoding": coding}, transform=transform, no_length=no_length)
+        )
         async with client() as opened:
             resolved = await resolve(opened, registry)
             assert resolved.descriptor == image.manifest
@@ -271,6 +292,39 @@ async def test_an_archive_that_is_marked_as_compressed_on_the_way_stays_as_it_is
         registry.faults.append(Fault(where=BLOB, headers={"Content-Encoding": "gzip"}))
         async with client() as opened:
             assert await read((await resolve(opened, registry)).fetcher, image.layers[0]) == data
+
+
+@pytest.mark.parametrize("no_length", [False, True])
+async def test_the_digest_decides_whether_a_marked_body_is_an_archive_or_was_compressed(
+    no_length: bool,
+) -> None:
+    async with FaultRegistry() as registry:
+        as_long = next(
+            data
+            for data in (noise(1000) + bytes(zeros) for zeros in range(100))
+            if len(gzip.compress(data, mtime=0)) == len(data)
+        )
+        archive = gzip.compress(bytes(5000))
+        image = registry.add_image(REPOSITORY, "latest", [as_long, archive])
+        marked = {"Content-Encoding": "gzip"}
+        registry.faults += [
+            Fault(
+                reference=str(image.layers[0].digest),
+                headers=marked,
+                transform=lambda data: gzip.compress(data, mtime=0),
+                no_length=no_length,
+            ),
+            Fault(where=BLOB, headers=marked, no_length=no_length),
+        ]
+        async with client() as opened:
+            fetcher = (await resolve(opened, registry)).fetcher
+            for layer, data in zip(image.layers, (as_long, archive), strict=True):
+                for _ in range(2):
+                    with suppress(CorruptContentError):
+                        async with fetcher.fetch(layer) as stream:
+                            if b"".join([chunk async for chunk in stream]) != data:
+                                stream.discredit()
+                assert await read(fetcher, layer) == data
 
 
 @pytest.mark.parametrize("length", [10, 40_000])

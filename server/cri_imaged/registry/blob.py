@@ -61,6 +61,7 @@ class Discredited:
         self._health = health
         self._hosts: set[Host] = set()
         self._whole_only: set[Digest] = set()
+        self._otherwise: set[tuple[Digest, Host]] = set()
 
     def __contains__(self, host: Host) -> bool:
         return host in self._hosts
@@ -68,6 +69,15 @@ class Discredited:
     def whole_only(self, descriptor: Descriptor) -> bool:
         """Whether no range of it is to be asked for."""
         return descriptor.digest in self._whole_only
+
+    def otherwise(self, descriptor: Descriptor) -> frozenset[Host]:
+        """Whose content coding of it is to be read in another way than it seems."""
+        return frozenset(host for digest, host in self._otherwise if digest == descriptor.digest)
+
+    def read_otherwise(self, descriptor: Descriptor, hosts: Sequence[Host]) -> None:
+        """What `hosts` delivered in a content coding is not `descriptor` in the way that it was
+        read; in the other one it may be."""
+        self._otherwise.update((descriptor.digest, host) for host in hosts)
 
     def add(self, descriptor: Descriptor, hosts: Sequence[Host]) -> None:
         """`hosts` delivered something else than `descriptor`."""
@@ -125,6 +135,9 @@ class BlobRequest:
         self._slowed_down: set[Host] = set()
         """Who asked for a pause instead."""
         self._barren: set[Host] = set(self.hosts if discredited.whole_only(descriptor) else ())
+        self._coded: set[Host] = set()
+        """Who gave it in a content coding."""
+        self._otherwise = discredited.otherwise(descriptor)
         self._headers: dict[str, str] = {}
         if kind == "manifests":
             self._headers["Accept"] = f"{descriptor.media_type}, */*"
@@ -143,7 +156,10 @@ class BlobRequest:
 
     def discredit(self, hosts: Sequence[Host], *, of_ranges: bool) -> None:
         """`hosts` delivered something else, in answers to ranges among others or not."""
-        if of_ranges:
+        doubted = [host for host in hosts if host in self._coded - self._otherwise]
+        if doubted:
+            self._discredited.read_otherwise(self.descriptor, doubted)
+        elif of_ranges:
             self._discredited.add_ranges(self.descriptor, hosts)
         else:
             self._discredited.add(self.descriptor, hosts)
@@ -224,7 +240,7 @@ class BlobRequest:
 
     async def _whole(self, host: Host, start: int) -> Opened:
         response = await self._get(host, {})
-        response.expect_size(self.descriptor.size)
+        self._expect(response, host)
         with _closed_on_failure(response):
             check_whole(response.status, response.headers, self.descriptor.size)
         return Opened(response, skip=start)
@@ -233,13 +249,18 @@ class BlobRequest:
         size = self.descriptor.size
         last = "" if end is None else end - 1
         response = await self._get(host, {"Range": f"bytes={start}-{last}"})
-        response.expect_size(size)
+        self._expect(response, host)
         with _closed_on_failure(response):
             if response.status == 206:
                 check_range(response.headers, start, end or size, size)
                 return Opened(response, skip=0, to_a_range=True, ranged=True)
             check_whole(response.status, response.headers, size)
         return Opened(response, skip=start, to_a_range=True)
+
+    def _expect(self, response: Response, host: Host) -> None:
+        response.expect_size(self.descriptor.size, otherwise=host in self._otherwise)
+        if response.is_coded:
+            self._coded.add(host)
 
     async def _get(self, host: Host, headers: Mapping[str, str]) -> Response:
         headers = {**self._headers, **headers}

@@ -16,7 +16,7 @@ from cri_imaged.ports import Activity
 from cri_imaged.registry.error_bodies import describe_body, describe_text
 from cri_imaged.registry.failures import HostFailure, Kind
 from cri_imaged.registry.hosts.host import Host
-from cri_imaged.registry.http.coding import Gunzipped
+from cri_imaged.registry.http.coding import CODINGS, Decompressed
 from cri_imaged.registry.http.errors import MalformedError
 from cri_imaged.registry.http.explanations import explain_body
 from cri_imaged.registry.http.request import authority
@@ -25,7 +25,6 @@ from cri_imaged.registry.http.traffic import Traffic
 
 _SLOWEST = 1024
 """Bytes a second, of documents, tokens and errors; blobs have a rate of their own."""
-_GZIP = (["gzip"], ["x-gzip"])
 
 
 class Response:
@@ -62,11 +61,14 @@ class Response:
         """Of the address that answered."""
         self.redirected_to = redirected_to
         """Host and port of the redirect's target, where the origin itself did not answer."""
-        if self.status != 206 and _codings(head.headers) in _GZIP:
-            self._decode(head.headers)
+        codings = _codings(head.headers)
+        self.is_coded = self.status != 206 and len(codings) == 1 and codings[0] in CODINGS
+        """Whether the body is decompressed, as its header says."""
+        if self.is_coded:
+            self._decode(head.headers, codings[0])
 
-    def _decode(self, announced: CIMultiDictProxy[str]) -> None:
-        self._read = Gunzipped(self._body.read).read
+    def _decode(self, announced: CIMultiDictProxy[str], coding: str) -> None:
+        self._read = Decompressed(self._body.read, coding).read
         headers = CIMultiDict(announced)
         for name in ("Content-Encoding", "Content-Length"):
             headers.popall(name, None)
@@ -80,10 +82,11 @@ class Response:
         line = f"{self.status} {phrase}".rstrip()
         return f"{line} from {self.redirected_to}" if self.redirected_to else line
 
-    def expect_size(self, size: int) -> None:
+    def expect_size(self, size: int, *, otherwise: bool) -> None:
         """Say, before reading, how many bytes the content has: a body of that length is taken as
-        it is. Some stores mark the gzip archives that they hold as gzip-coded."""
-        if self._wire_length == str(size):
+        it is, and others are if that proved wrong (`otherwise`). Some stores mark the gzip
+        archives that they hold as gzip-coded."""
+        if (self._wire_length == str(size)) is not otherwise:
             self._read = self._body.read
 
     def limit_silence(self, seconds: float) -> None:
