@@ -174,6 +174,23 @@ async def test_history(peer: Peer) -> None:
 
 
 @pytest.mark.parametrize(
+    ("layers", "shown"), [([2048, 5], ["5 B", "", "2.0 KiB"]), ([2048], ["", "", ""])]
+)
+async def test_a_history_has_the_sizes_of_its_layers(
+    peer: Peer, layers: list[int], shown: list[str]
+) -> None:
+    """None where it is not these layers' history."""
+    steps = [{"created_by": "ADD"}, {"created_by": "ENV", "empty_layer": True}, {}]
+    facts = {"imageSpec": {"history": steps}, "layerSizes": layers}
+    peer.answers["ImageStatus"] = api_pb2.ImageStatusResponse(
+        image=IMAGE, info={"info": json.dumps(facts)}
+    )
+    header, *rows = (await peer.run("history", "a")).out.splitlines()
+    start, end = header.index("SIZE"), header.index("CREATED BY")
+    assert [row[start:end].strip() for row in rows] == shown
+
+
+@pytest.mark.parametrize(
     ("history", "lines"), [(None, 0), ("x", 0), ([None, {"created_by": None}, 5], 1), ({}, 0)]
 )
 async def test_a_history_that_says_little(peer: Peer, history: Any, lines: int) -> None:

@@ -126,6 +126,12 @@ def test_when_images_were_built_and_what_they_share(
     assert 0 < shares[tool]["unique_bytes"] < shares[app]["unique_bytes"] < 100_000
 
 
+def test_a_history_tells_what_each_layer_brought(daemon: Daemon, registry: DockerRegistry) -> None:
+    daemon.pull(registry.push(APP, "cli/app:1"))
+    facts = json.loads(daemon.cli("inspect", "-o", "json", APP.id).stdout)["info"]["info"]
+    assert facts["layerSizes"] == [len(each.blob) for each in APP.layers]
+
+
 def test_a_pull_for_another_platform_and_back(daemon: Daemon, registry: DockerRegistry) -> None:
     other = replace(image(layer({"arch": file("other")})), architecture=OTHER)
     reference = registry.push(APP, "cli/index:1", other)

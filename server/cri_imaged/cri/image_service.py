@@ -102,6 +102,7 @@ class ImageService:
                     "warnings": details.warnings,
                     "labels": details.labels,
                     "content": [asdict(each) for each in details.content],
+                    "layerSizes": details.layer_sizes,
                 }
                 await self._unread.room_for(len(details.config))
                 info = f'{json.dumps(rest)[:-1]}, "imageSpec": {details.config}}}'

@@ -34,6 +34,8 @@ class Details:
     """Sentences on what its user may miss."""
     labels: Mapping[str, str]
     content: Sequence[Content]
+    layer_sizes: Sequence[int]
+    """Bytes that a registry sends, the lowest layer first."""
 
 
 class Inspector:
@@ -66,7 +68,8 @@ class Inspector:
             platform = self._handlers.of(record.handler).platform
             warnings = await warnings_of(config, platform, snapshotter, record.chain_id)
             content = content_of(image, manifest, config, imported=imported)
-            yield Details(text, warnings, labels_of(image), content)
+            sizes = [layer.size for layer in manifest.layers]
+            yield Details(text, warnings, labels_of(image), content, sizes)
 
 
 def _read(manifest: Manifest, data: bytes, limits: Limits) -> tuple[Config, str]:
