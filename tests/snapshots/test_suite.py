@@ -18,6 +18,7 @@ from cri_imaged.metadata import leases
 from cri_imaged.metadata.garbage import sweep
 from cri_imaged.oci.digest import Digest
 from cri_imaged.ports import IMAGE, ImageTarget, Lease, Skipped, SnapshotToken, Usage
+from cri_imaged.trash import remove_tree
 from tests.snapshots.images import pack
 from tests.snapshots.model import Layer, Node, differences, scan, write
 from tests.snapshots.workbench import Bench, applied, model, provenance, shown
@@ -316,6 +317,16 @@ async def test_many_asking_for_one_view(bench: Bench) -> None:
     mounts = await asyncio.gather(*asked)
     assert all(each == mounts[0] for each in mounts)
     assert len(await bench.snapshotter.views()) == 1
+
+
+async def test_a_view_whose_layers_are_gone_from_disk_is_listed_all_the_same(bench: Bench) -> None:
+    top = await bench.stack([ONE, TWO])
+    for writable in (False, True):
+        await bench.snapshotter.view(f"view-{writable}", top, writable=writable)
+    layer = await bench.snapshotter.path(top)
+    remove_tree(bench.directory / layer.relative_to(bench.directory).parts[0])
+    await bench.snapshotter.reap()
+    assert {view.key for view in await bench.snapshotter.views()} == {"view-False", "view-True"}
 
 
 async def test_many_views_of_no_layers_at_once(bench: Bench) -> None:

@@ -72,6 +72,7 @@ class View:
     created: float
     """Unix seconds."""
     mounts: tuple[Mount, ...]
+    """Empty where they cannot be told: its layers are gone from disk."""
 
 
 @dataclass(frozen=True, slots=True)

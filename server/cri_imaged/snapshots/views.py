@@ -103,12 +103,16 @@ class Views:
 
     def _describe(self, view: ViewRow, rows: Sequence[int]) -> View:
         place = self._places.of_view(view.id) if view.writable else None
+        try:
+            mounts = self._backend.mounts(place, self._places.of_all(rows))
+        except FileNotFoundError:  # somebody has removed a layer: no reason not to start
+            mounts = ()
         return View(
             key=view.key,
             chain_id=Digest(view.chain_id) if view.chain_id else None,
             writable=view.writable,
             created=view.created,
-            mounts=tuple(self._backend.mounts(place, self._places.of_all(rows))),
+            mounts=tuple(mounts),
         )
 
     async def remove(self, key: str) -> None:
