@@ -20,7 +20,16 @@ from cri_imaged.oci import media_types
 from cri_imaged.oci.digest import Digest
 from cri_imaged.registry.retry import RetryPolicy
 from tests.registry.helpers import REPOSITORY, client, noise, read, resolve, text_of, write_hosts
-from tests.support.registry import MANIFEST, Fault, FaultRegistry, corrupt, reset, stall, status
+from tests.support.registry import (
+    BLOB,
+    MANIFEST,
+    Fault,
+    FaultRegistry,
+    corrupt,
+    reset,
+    stall,
+    status,
+)
 
 
 @pytest.fixture
@@ -143,6 +152,32 @@ async def test_a_wait_that_was_asked_for_is_waited(registry: FaultRegistry) -> N
         begun = loop.time()
         assert (await resolve(opened, registry)).descriptor == image.manifest
         assert loop.time() - begun >= 1.0
+
+
+@pytest.mark.parametrize("where", [MANIFEST, BLOB])
+@pytest.mark.parametrize("code", [202, 423, 425, 529])
+async def test_an_odd_answer_that_asks_to_come_back_is_tried_again(
+    registry: FaultRegistry, where: str, code: int
+) -> None:
+    data = noise(100)
+    image = registry.add_image(REPOSITORY, "latest", [data])
+    later = status(code, where=where, headers={"Retry-After": "0"}, times=2)
+    registry.faults.append(later)
+    async with client() as opened:
+        resolved = await resolve(opened, registry)
+        assert await read(resolved.fetcher, image.layers[0]) == data
+    assert len(registry.gets(where)) == 3
+
+
+async def test_an_odd_answer_that_does_not_ask_to_come_back_is_final(
+    registry: FaultRegistry,
+) -> None:
+    registry.add_image(REPOSITORY, "latest")
+    registry.faults.append(status(202))
+    async with client() as opened:
+        with pytest.raises(RegistryError, match="202"):
+            await resolve(opened, registry)
+    assert len(registry.seen) == 1
 
 
 async def test_a_wait_beyond_the_budget_is_not_begun(registry: FaultRegistry) -> None:

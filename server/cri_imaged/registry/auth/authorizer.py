@@ -86,7 +86,10 @@ class Authorizer:
         except HostFailure:
             codes, text = (), ""
         kind = _KINDS.get(response.status, Kind.REFUSED)
-        if response.status in TRANSIENT_STATUSES or _may_be_outdated(response):
+        later = parse_retry_after(response.headers.get("Retry-After"), time.time())
+        # Some caches answer 202 and the like as long as they fetch what was asked for.
+        asks_to_wait = kind is Kind.REFUSED and later is not None
+        if asks_to_wait or response.status in TRANSIENT_STATUSES or _may_be_outdated(response):
             kind = Kind.UNREACHABLE
         line = exchange.status_line(response)
         return HostFailure(
@@ -94,7 +97,7 @@ class Authorizer:
             f"{line} ({text})" if text else line,
             status=response.status,
             codes=codes,
-            retry_after=parse_retry_after(response.headers.get("Retry-After"), time.time()),
+            retry_after=later,
         )
 
 
