@@ -325,6 +325,25 @@ async def test_users_of_a_namespace_own_the_root(bench: Bench) -> None:
             await snapshots.prepare("other", lower, wrong)
 
 
+def deeper_than_a_path(directory: str) -> None:
+    fd = os.open(directory, os.O_RDONLY)
+    for _ in range(100):
+        os.mkdir("d" * 50, dir_fd=fd)
+        below = os.open("d" * 50, os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    os.close(fd)
+
+
+async def test_directories_too_deep_for_a_path_are_measured_as_far_as_one_reaches(
+    bench: Bench,
+) -> None:
+    snapshots = runtime(bench)
+    (mount,) = await snapshots.prepare("container", "", {})
+    deeper_than_a_path(mount.source)
+    assert 70 < (await snapshots.usage("container")).inodes < 100
+
+
 async def test_layers_that_are_gone_from_disk_are_told_of(bench: Bench) -> None:
     lower = await bench.add(LOWER)
     snapshots = runtime(bench)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import stat
 import time
@@ -16,6 +17,8 @@ _CHEAP = 0.05
 """Seconds that a walk may take each time it is asked for."""
 _SHARE = 20
 """A dearer one is done again, in the background, after this many times what it took."""
+
+_LEFT_OUT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 
 class _Measure(NamedTuple):
@@ -70,7 +73,8 @@ class Measures:
 
 def disk_usage(directory: Path, check: Check) -> Usage:
     """Bytes and inodes of a tree, its root among them, or of a file; one of many names once. What
-    goes while it is walked is left out."""
+    goes while it is walked is left out, and so is what lies too deep for a path: a container can
+    make that, and would else keep all others from being measured."""
     seen: set[tuple[int, int]] = set()
     total = inodes = 0
     pending = [os.fspath(directory)]
@@ -80,14 +84,18 @@ def disk_usage(directory: Path, check: Check) -> Usage:
         try:
             root = os.lstat(folder)
             entries = list(os.scandir(folder)) if stat.S_ISDIR(root.st_mode) else []
-        except FileNotFoundError:
+        except OSError as error:
+            if error.errno not in _LEFT_OUT:
+                raise
             continue
         total += root.st_blocks * 512
         inodes += 1
         for entry in entries:
             try:
                 info = entry.stat(follow_symlinks=False)
-            except FileNotFoundError:
+            except OSError as error:
+                if error.errno not in _LEFT_OUT:
+                    raise
                 continue
             if entry.is_dir(follow_symlinks=False):
                 pending.append(entry.path)
