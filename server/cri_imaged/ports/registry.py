@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import BinaryIO, Protocol
@@ -65,7 +64,7 @@ class Sharers:
     def __init__(self, *pulls: Activity) -> None:
         self.pulls = list(pulls)
         """One of each that count to the same groups: they have their turn together."""
-        self._joined = asyncio.Event()
+        self._told: list[Callable[[], object]] = []
 
     @property
     def priority(self) -> Priority:
@@ -76,13 +75,17 @@ class Sharers:
         """One more wants it."""
         if all(pull.groups != other.groups for other in self.pulls):
             self.pulls.append(pull)
-            self._joined.set()
+            for tell in self._told:
+                tell()
 
-    async def more_than(self, number: int) -> None:
-        """Wait until they are more than so many."""
-        while len(self.pulls) <= number:
-            self._joined.clear()
-            await self._joined.wait()
+    @contextmanager
+    def telling(self, tell: Callable[[], object]) -> Iterator[None]:
+        """Call `tell` whenever there are more, while the context lasts."""
+        self._told.append(tell)
+        try:
+            yield
+        finally:
+            self._told.remove(tell)
 
 
 @dataclass(frozen=True, slots=True)

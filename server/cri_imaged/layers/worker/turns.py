@@ -85,11 +85,14 @@ class Turns:
             return
         given: asyncio.Future[Activity] = asyncio.get_running_loop().create_future()
         asked: dict[Activity, asyncio.Task[None]] = {}
+        joined = asyncio.Event()
         try:
-            while not given.done():
-                for pull in sharers.pulls[len(asked) :]:
-                    asked[pull] = asyncio.create_task(self._hold(pull, given))
-                await _first_of(given, sharers.more_than(len(asked)))
+            with sharers.telling(joined.set):
+                while not given.done():
+                    joined.clear()
+                    for pull in sharers.pulls[len(asked) :]:
+                        asked[pull] = asyncio.create_task(self._hold(pull, given))
+                    await _first_of(given, joined.wait())
             for pull, task in asked.items():
                 if pull is not given.result():
                     task.cancel()
