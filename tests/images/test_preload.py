@@ -213,7 +213,7 @@ def test_folders_in_place_of_files_leave_nothing_open(folder: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(CorruptContentError, match="no regular file"):
         list(content(folder / "a.tar"))
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before  # threads of other tests may close some
 
 
 async def test_a_defect_that_one_archive_meets_stops_no_other(

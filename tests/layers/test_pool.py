@@ -366,7 +366,7 @@ async def test_no_child_outlives_the_pool(into: DirectoryTarget, tmp_path: Path)
         await task
     with pytest.raises(WorkerDiedError, match="closed"):
         await pool.apply(source, PLAIN, into)
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert set(os.listdir("/proc/self/fd")) <= before  # threads of other tests may close some
 
 
 def test_under_the_daemons_event_loop(into: DirectoryTarget, tmp_path: Path) -> None:
