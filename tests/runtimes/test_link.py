@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import closing
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -42,34 +42,45 @@ class Peer(version_pb2_grpc.VersionServicer, events_pb2_grpc.EventsServicer):
         yield events_pb2.Envelope()
 
 
-async def no_image(name: str) -> None:
-    """Nothing is pulled here."""
+@asynccontextmanager
+async def serving(peer: Peer, socket: Path) -> AsyncIterator[None]:
+    """Serve `peer` while the context lasts."""
+    server = grpc.aio.server()
+    version_pb2_grpc.add_VersionServicer_to_server(peer, server)
+    events_pb2_grpc.add_EventsServicer_to_server(peer, server)
+    server.add_insecure_port(f"unix:{socket}")
+    await server.start()
+    try:
+        yield
+    finally:
+        await server.stop(None)
 
 
 async def test_a_store_that_cannot_be_read_for_a_while_does_not_end_the_link(
     bench: Bench, tmp_path: Path
 ) -> None:
-    peer, server, socket = Peer(), grpc.aio.server(), tmp_path / "containerd.sock"
-    version_pb2_grpc.add_VersionServicer_to_server(peer, server)
-    events_pb2_grpc.add_EventsServicer_to_server(peer, server)
-    server.add_insecure_port(f"unix:{socket}")
-    await server.start()
+    peer, socket, read = Peer(), tmp_path / "containerd.sock", asyncio.Event()
     stores, client = bench.parts.base.stores, Containerd(socket, "test")
     reader = ImageReader(stores.database, stores.content, Limits(), lambda _: False, [])
+
+    async def bring(name: str) -> None:
+        """That it is asked for shows that the store could be read."""
+        read.set()
+
     link = ContainerdLink(
         client,
         Registration(client, {}, follow_cri=False),
         Leftovers(client, {}, reader.chains),
         reader,
         RuntimesMetrics(CollectorRegistry()).of(ContainerdLink.name),
-        required=[],
-        bring=no_image,
+        required=["r.example/pause:1"],
+        bring=bring,
     )
     with closing(sqlite3.connect(bench.root / "metadata.db", isolation_level=None)) as database:
         database.execute("ALTER TABLE names RENAME TO gone")
-        async with background(link.run()):
+        async with serving(peer, socket), background(link.run()):
+            await until(lambda: "no such table" in link.status().problem)
             await until(lambda: peer.connected > 1)
-            assert "no such table" in link.status().problem
+            assert not read.is_set()
             database.execute("ALTER TABLE gone RENAME TO names")
-            await until(lambda: "no such table" not in link.status().problem)
-    await server.stop(None)
+            await until(read.is_set)
