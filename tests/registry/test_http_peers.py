@@ -301,7 +301,7 @@ async def test_the_digest_decides_whether_a_marked_body_is_an_archive_or_was_com
     async with FaultRegistry() as registry:
         as_long = next(
             data
-            for data in (noise(1000) + bytes(zeros) for zeros in range(100))
+            for data in (noise(1000) + bytes(number % 100) for number in range(10_000))
             if len(gzip.compress(data, mtime=0)) == len(data)
         )
         archive = gzip.compress(bytes(5000))
