@@ -17,7 +17,7 @@ from cri_imaged.errors import InvalidRequestError, NotFoundError
 from cri_imaged.metadata import leases
 from cri_imaged.metadata.garbage import sweep
 from cri_imaged.oci.digest import Digest
-from cri_imaged.ports import IMAGE, ImageTarget, Lease, Skipped, SnapshotToken, Usage
+from cri_imaged.ports import IMAGE, ImageTarget, Skipped, SnapshotToken, Usage
 from cri_imaged.trash import remove_tree
 from tests.snapshots.images import pack
 from tests.snapshots.model import Layer, Node, differences, scan, write
@@ -286,8 +286,10 @@ async def test_a_key_may_be_used_again_after_its_removal(bench: Bench) -> None:
 
 
 async def test_a_lease_that_ended_holds_nothing(bench: Bench) -> None:
+    gone = leases.new()
+    await bench.database.write(lambda db: leases.end(db, gone, keep_for_resume=False))
     with pytest.raises(NotFoundError, match="lease"):
-        await bench.snapshotter.prepare("key", None, Lease("gone"))
+        await bench.snapshotter.prepare("key", None, gone)
     await bench.trash.drain()
     assert bench.left() == []
     directory = await bench.prepare("key")
