@@ -24,6 +24,7 @@ from cri_imaged.runtimes.containerd.client import Containerd, ContainerdError
 from cri_imaged.runtimes.containerd.leftovers import Leftovers
 from cri_imaged.runtimes.containerd.registration import Registration
 from cri_imaged.runtimes.images import ImageReader
+from cri_imaged.shielding import to_the_end
 
 log = structlog.get_logger(__name__)
 
@@ -125,8 +126,15 @@ class ContainerdLink:
         """Connect, register everything, mend what drifts; again after each loss."""
         try:
             while True:
+                connected = asyncio.create_task(self._connected())
                 try:
-                    await self._connected()
+                    await asyncio.wait([connected])
+                finally:
+                    # Apart: a group whose task fails as it is cancelled swallows the cancellation.
+                    connected.cancel()
+                    await to_the_end(asyncio.gather(connected, return_exceptions=True))
+                try:
+                    connected.result()
                 except* ContainerdError as group:
                     self._went_down(str(group.exceptions[0]))
                 except* Exception as group:  # our store failed; it may be mended
