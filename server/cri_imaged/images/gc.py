@@ -42,7 +42,8 @@ class GarbageCollector:
         """The background task: collects whenever triggered, and hourly what expired."""
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wanted.wait(), timeout=3600)
+                async with asyncio.timeout(3600):
+                    await self._wanted.wait()
             self._wanted.clear()
             try:
                 await self.collect()

@@ -59,7 +59,8 @@ class Leftovers:
                     raise
                 log.warning("containerd could not be made to collect", error=str(error))
             try:
-                await asyncio.wait_for(self._wake.wait(), _QUIET_SECONDS)
+                async with asyncio.timeout(_QUIET_SECONDS):
+                    await self._wake.wait()
                 quiet = False
             except TimeoutError:
                 quiet = True

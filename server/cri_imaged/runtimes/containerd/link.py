@@ -202,7 +202,8 @@ class ContainerdLink:
                 await self._wake.wait()
             else:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), pause)
+                    async with asyncio.timeout(pause):
+                        await self._wake.wait()
                 pause = min(2 * pause, longest)
 
     async def _bring_required(self) -> None:
