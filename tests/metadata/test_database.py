@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cri_imaged.errors import ConfigError, DiskFailedError, InUseError, NoSpaceError
+from cri_imaged.errors import ConfigError, InUseError, NoSpaceError
 from cri_imaged.metadata import blobs, schema
 from cri_imaged.metadata.database import Database
 from cri_imaged.metadata.schema import SchemaTooNewError
@@ -26,17 +26,6 @@ def insert(db: sqlite3.Connection, *names: str) -> None:
 
 def count(db: sqlite3.Connection) -> int:
     return len(blobs.all_present(db))
-
-
-def immutable(root: Path, *, on: bool) -> bool:
-    """Whether all in `root` could be made immutable, or mutable again."""
-    command = ["chattr", "-R", "+i" if on else "-i", root]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-
-def write_back(file: Path) -> None:
-    """After this the kernel looks again whether pages of a mapped file may be written."""
-    subprocess.run(["sync", file], check=True)
 
 
 async def test_all_of_a_transaction_or_nothing(tmp_path: Path) -> None:
@@ -77,32 +66,6 @@ async def test_a_database_that_another_process_holds_is_told_of(tmp_path: Path) 
     other.close()
     await database.write(lambda db: insert(db, "a"))
     await database.close()
-
-
-async def test_a_database_that_was_made_immutable_is_told_of(tmp_path: Path) -> None:
-    require_real(os.geteuid() == 0, "only root makes a file immutable")
-    database = await Database.open(tmp_path / "m.db")
-    await database.write(lambda db: insert(db, "a"))
-    require_real(immutable(tmp_path, on=True), "the file system has no immutable files")
-    try:
-        write_back(tmp_path / "m.db-shm")
-        for _ in range(2):
-            with pytest.raises(DiskFailedError, match=r"m\.db-shm is immutable"):
-                await database.write(lambda db: insert(db, "b"))
-            with pytest.raises(DiskFailedError, match="chattr -R -i"):
-                await database.read(count)
-    finally:
-        immutable(tmp_path, on=False)
-    await database.write(lambda db: insert(db, "b"))
-    assert await database.read(count) == 2
-    immutable(tmp_path, on=True)
-    try:
-        await database.close()
-    finally:
-        immutable(tmp_path, on=False)
-    again = await Database.open(tmp_path / "m.db")
-    assert await again.read(count) == 2
-    await again.close()
 
 
 @pytest.mark.parametrize("steps", range(3))

@@ -20,7 +20,6 @@ from cri_imaged.errors import ConfigError, DiskFailedError, InUseError, NoSpaceE
 from cri_imaged.limits import KIB, MIB
 from cri_imaged.metadata import schema
 from cri_imaged.metadata.reserve import Reserve
-from cri_imaged.metadata.shared_file import SharedFile
 from cri_imaged.private import close_to_others
 from cri_imaged.threads import Threads
 
@@ -51,11 +50,8 @@ class CorruptDatabaseError(sqlite3.DatabaseError):
 class Database:
     """Runs functions over the connection, one at a time, off the event loop."""
 
-    def __init__(
-        self, db: sqlite3.Connection, thread: Threads, reserve: Reserve, shared: SharedFile
-    ) -> None:
+    def __init__(self, db: sqlite3.Connection, thread: Threads, reserve: Reserve) -> None:
         self._db = db
-        self._shared = shared
         self._durable: bool | None = None
         self._thread = thread
         self._reserve = reserve
@@ -74,24 +70,15 @@ class Database:
         thread = Threads(1, "metadata")
         space = Reserve(path.with_name(f"{path.name}-reserve"), reserve)
         try:
-            db, shared = await thread.run(lambda: _open(path, space))
+            db = await thread.run(lambda: _open(path, space))
         except BaseException:
             thread.close()
             raise
-        return cls(db, thread, space, shared)
+        return cls(db, thread, space)
 
     async def read(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `function` in a read transaction and return its result.
-
-        Raises:
-            DiskFailedError: the file system is read-only, or the disk fails.
-        """
-
-        def work() -> T:
-            self._shared.require_writable()
-            return _transact(self._db, "BEGIN", function)
-
-        return await self._thread.run(work)
+        """Run `function` in a read transaction and return its result."""
+        return await self._thread.run(lambda: _transact(self._db, "BEGIN", function))
 
     async def write(
         self,
@@ -114,7 +101,6 @@ class Database:
         """
 
         def work() -> T:
-            self._shared.require_writable()
             if durable is not self._durable:
                 self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
                 self._durable = durable
@@ -130,28 +116,20 @@ class Database:
         return await self._thread.run(work)
 
     async def close(self) -> None:
-        """Check-point and close, where the file system lets. Waits for what runs."""
-
-        def close() -> None:
-            with contextlib.suppress(DiskFailedError):  # the next start takes the log as it is
-                self._shared.require_writable()
-                self._db.close()
-                self._shared.close()
-
-        await self._thread.run(close)
+        """Check-point and close. Waits for what runs."""
+        await self._thread.run(self._db.close)
         self._thread.close()
 
 
-def _open(path: Path, reserve: Reserve) -> tuple[sqlite3.Connection, SharedFile]:
+def _open(path: Path, reserve: Reserve) -> sqlite3.Connection:
     try:
         db = _connect(path)
     except NoSpaceError:
         if not reserve.spend():
             raise
-        db = _connect(path)
-    else:
-        reserve.fill()
-    return db, SharedFile(path)
+        return _connect(path)
+    reserve.fill()
+    return db
 
 
 def _connect(path: Path) -> sqlite3.Connection:
