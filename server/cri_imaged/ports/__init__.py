@@ -18,6 +18,7 @@ from cri_imaged.ports.content import (
 )
 from cri_imaged.ports.decryption import Decrypter, Secrets
 from cri_imaged.ports.layers import (
+    ATTRIBUTE_REFUSED,
     IMAGE,
     Applied,
     Applier,
@@ -72,6 +73,7 @@ from cri_imaged.ports.values import (
 )
 
 __all__ = [
+    "ATTRIBUTE_REFUSED",
     "DISK_BLOCK",
     "IMAGE",
     "Account",

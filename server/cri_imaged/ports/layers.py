@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,6 +52,20 @@ class LayerSecret(msgspec.Struct, frozen=True, array_like=True):
 
     def __repr__(self) -> str:
         return "LayerSecret(…)"
+
+
+ATTRIBUTE_REFUSED = frozenset(
+    {
+        errno.EPERM,
+        errno.EACCES,
+        errno.EOPNOTSUPP,
+        errno.E2BIG,
+        errno.ERANGE,
+        errno.EINVAL,
+        errno.ENODATA,
+    }
+)
+"""By these a file system or the kernel refuses an owner or an extended attribute; it is skipped."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,24 +11,13 @@ from pathlib import Path
 
 from cri_imaged.full_disk import is_full
 from cri_imaged.oci.layer_path import check_name
-from cri_imaged.ports import Attributes, Late, Skipped
+from cri_imaged.ports import ATTRIBUTE_REFUSED, Attributes, Late, Skipped
 from cri_imaged.snapshots.opened import OVERLAY_XATTRS, WRITE
 from cri_imaged.snapshots.stack import Found, Stack
 from cri_imaged.snapshots.tasks import Check
 
 _EVM = b"security.evm"
 """Signs the other attributes, and so comes last."""
-_REFUSED = frozenset(
-    {
-        errno.EPERM,
-        errno.EACCES,
-        errno.EOPNOTSUPP,
-        errno.E2BIG,
-        errno.ERANGE,
-        errno.EINVAL,
-        errno.ENODATA,
-    }
-)
 _WORKING = 0o600
 
 
@@ -78,7 +67,7 @@ class LateAttributes:
         try:
             os.chown(path, attributes.uid, attributes.gid, follow_symlinks=False)
         except OSError as error:
-            if error.errno not in _REFUSED:
+            if error.errno not in ATTRIBUTE_REFUSED:
                 raise
             self._owners += 1
 
@@ -91,7 +80,7 @@ class LateAttributes:
         except OSError as error:
             # ext4 answers ENOSPC also where an inode's attributes do not fit into their one block.
             crowded = is_full(error) and os.statvfs(os.path.dirname(path)).f_bavail > 0
-            if error.errno not in _REFUSED and not crowded:
+            if error.errno not in ATTRIBUTE_REFUSED and not crowded:
                 raise
             self._xattrs += 1
 

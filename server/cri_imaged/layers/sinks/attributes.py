@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from cri_imaged.errors import NoSpaceError
 from cri_imaged.layers.tar.entry import Entry
+from cri_imaged.ports import ATTRIBUTE_REFUSED
 
 _COMMON_TIMES = range(-(1 << 31) * 1_000_000_000, (1 << 31) * 1_000_000_000)
 """Nanoseconds that every file system holds (ext4 with small inodes: 1901 to 2038)."""
@@ -17,17 +18,6 @@ _NEVER = (b"trusted.overlay.", b"user.overlay.")
 _DEFAULT_ACL = b"system.posix_acl_default"
 _CAPABILITY = b"security.capability"
 _WORKING = 0o600
-_REFUSED = frozenset(
-    {
-        errno.EPERM,
-        errno.EACCES,
-        errno.EOPNOTSUPP,
-        errno.E2BIG,
-        errno.ERANGE,
-        errno.EINVAL,
-        errno.ENODATA,
-    }
-)
 
 
 @dataclass(slots=True)
@@ -118,7 +108,7 @@ class Metadata:
             try:
                 os.setxattr(fd, name, value)
             except OSError as error:
-                if error.errno not in _REFUSED and not _full_of_xattrs(fd, error):
+                if error.errno not in ATTRIBUTE_REFUSED and not _full_of_xattrs(fd, error):
                     raise
                 self.skipped.xattrs += 1
 
