@@ -208,6 +208,8 @@ async def test_a_pass_phrase_is_in_a_file_beside_its_key(
     one(registry, recipient(keys, "ours.pem", pass_phrase=phrase))
     async with node(tmp_path / "root", registry, keys) as bench:
         assert "ours.pem: needs a pass-phrase" in await refused(bench)
+        (keys / "ours.pem.pass").write_text("\n")
+        assert "ours.pem: needs a pass-phrase" in await refused(bench)
         (keys / "ours.pem.pass").write_text("another")
         assert "ours.pem: its pass-phrase is wrong" in await refused(bench)
         (keys / "ours.pem.pass").write_text(f"{phrase}\n")

@@ -407,6 +407,7 @@ def rule(match: str) -> Rule:
         ("r.example:5000/team/app", "*"),
         ("R.Example/team/app", "r.example/team"),
         ("r.example:443/team/app", "r.example/team"),
+        ("r.example:0443/team/app", "r.example/team"),
         ("registry-1.docker.io/library/busybox", "docker.io/library"),
     ],
 )
@@ -431,3 +432,13 @@ async def test_a_policy_is_for_its_repositories_alone(
         await bench.pull(repository="open/app")
         with pytest.raises(SignatureRejectedError, match='/closed" rejects it'):
             await bench.pull(repository="closed/app")
+
+
+async def test_a_registry_is_closed_however_its_port_is_spelt(
+    tmp_path: Path, registry: GatedRegistry
+) -> None:
+    serve(registry, image_of(layer(0)))
+    host, port = registry.authority.split(":")
+    async with guarded(tmp_path / "root", registry, policy(registry.authority, "reject")) as bench:
+        with pytest.raises(SignatureRejectedError):
+            await bench.parts.puller.pull(f"{host}:0{port}/{REPOSITORY}")

@@ -8,6 +8,7 @@ from cri_imaged.errors import InvalidRequestError
 from cri_imaged.oci.pattern import NamePattern, is_pattern
 
 BUSYBOX = "docker.io/library/busybox:1.35"
+IPV6 = "[::1]:5000/team/app:1"
 DIGESTED = "r.example:5000/team/app@sha256:" + "0" * 64
 
 
@@ -16,7 +17,7 @@ DIGESTED = "r.example:5000/team/app@sha256:" + "0" * 64
     [
         ("docker.io/library/busybox:*", {BUSYBOX}),
         ("docker.io/*", {BUSYBOX}),
-        ("*", {BUSYBOX, DIGESTED}),
+        ("*", {BUSYBOX, DIGESTED, IPV6}),
         ("*/busybox:1.3[0-9]", {BUSYBOX}),
         ("*/busybox:1.3[!5]", set()),
         ("*busybox", set()),
@@ -24,12 +25,15 @@ DIGESTED = "r.example:5000/team/app@sha256:" + "0" * 64
         ("r.example:5000/team/ap?@sha256:*", {DIGESTED}),
         ("r.example:5000/TEAM/*", set()),
         ("localhost/*", set()),
+        ("[::1]:5000/team/*", {IPV6}),
+        ("[::1]:5000/team/ap[a-p]:1", {IPV6}),
+        ("[::2]:5000/*", set()),
     ],
 )
 def test_whole_canonical_names_are_matched(pattern: str, matching: set[str]) -> None:
     assert is_pattern(pattern)
     parsed = NamePattern.parse(pattern)
-    assert {name for name in (BUSYBOX, DIGESTED) if parsed.matches(name)} == matching
+    assert {name for name in (BUSYBOX, DIGESTED, IPV6) if parsed.matches(name)} == matching
     assert str(parsed) == pattern
 
 
@@ -40,4 +44,4 @@ def test_what_can_match_nothing_is_refused(pattern: str) -> None:
 
 
 def test_references_are_no_patterns() -> None:
-    assert not any(is_pattern(name) for name in (BUSYBOX, DIGESTED))
+    assert not any(is_pattern(name) for name in (BUSYBOX, DIGESTED, IPV6, "[::1]/app"))

@@ -63,7 +63,7 @@ def _content(file: Path) -> bytes:
 def _pass_phrase(file: Path) -> bytes | None:
     for beside in (file.with_name(file.name + _BESIDE), file.with_suffix(_BESIDE)):
         if beside.exists():
-            return _content(beside).split(b"\n")[0].rstrip(b"\r")
+            return _content(beside).split(b"\n")[0].rstrip(b"\r") or None
     return None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+
 from cri_imaged.oci.reference import DOCKER_HUB
 
 DOCKER_HUB_HOST = "registry-1.docker.io"
@@ -18,10 +20,21 @@ def split_port(authority: str) -> tuple[str, str]:
 
 
 def canonical_authority(authority: str, scheme: str = "https") -> str:
-    """An authority for comparison: lower case, without the scheme's default port, with Docker
-    Hub's aliases made one."""
-    authority = authority.lower()
-    _name, port = split_port(authority)
-    if port == _DEFAULT_PORTS.get(scheme):
-        authority = authority.removesuffix(f":{port}")
-    return DOCKER_HUB if authority in DOCKER_HUB_ALIASES else authority
+    """An authority for comparison: lower case, IP addresses and ports in their usual form, without
+    the scheme's default port, with Docker Hub's aliases made one."""
+    name, port = split_port(authority.lower())
+    if ":" in name:
+        name = _usual(name)
+    port = port.lstrip("0") or port[:1]  # 0443 is 443
+    if port and port != _DEFAULT_PORTS.get(scheme):
+        return f"{name}:{port}"
+    return DOCKER_HUB if name in DOCKER_HUB_ALIASES else name
+
+
+def _usual(address: str) -> str:
+    """An IPv6 address in brackets, or the IPv4 address that it stands for."""
+    try:
+        parsed = ipaddress.IPv6Address(address)
+    except ValueError:
+        return f"[{address}]"
+    return str(parsed.ipv4_mapped or f"[{parsed}]")

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from cri_imaged.errors import InvalidRequestError
 
 _WILD = frozenset("*?[")
+_IPV6 = re.compile(r"\[(?=[0-9a-fA-F:]+\][:/])")
+"""The bracket before a registry that is an IPv6 address: no wildcard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,9 @@ class NamePattern:
 
     def matches(self, name: str) -> bool:
         """Whether a canonical name fits."""
-        return re.match(fnmatch.translate(self.text), name) is not None
+        begin = _IPV6.match(self.text)
+        glob = f"[[]{self.text[1:]}" if begin else self.text
+        return re.match(fnmatch.translate(glob), name) is not None
 
     def __str__(self) -> str:
         return self.text
@@ -40,4 +44,5 @@ class NamePattern:
 
 def is_pattern(text: str) -> bool:
     """Whether `text` has a wildcard, which no reference has."""
-    return not _WILD.isdisjoint(text)
+    begin = _IPV6.match(text)
+    return not _WILD.isdisjoint(text[begin.end() :] if begin else text)
