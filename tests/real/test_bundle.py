@@ -116,3 +116,18 @@ def test_an_images_user_files_lead_nowhere_else(
     assert refused.returncode == 1
     assert "/etc/passwd has no user 'root'" in refused.stderr
     assert not is_mounted(bundle), "nothing is left mounted"
+
+
+def test_a_place_that_cannot_be_one_is_named(
+    daemon: Daemon, registry: DockerRegistry, bundle: Path
+) -> None:
+    name = registry.push(image(layer(busybox_tree()), Cmd=["/bin/sh"]), "bundle/place:1")
+    daemon.pull(name)
+    bundle.touch()
+    refused = daemon.cli("bundle", name, str(bundle), check=False)
+    assert f"{bundle}/rootfs: Not a directory" in refused.stderr
+    bundle.unlink()
+    (bundle / "config.json").mkdir(parents=True)
+    refused = daemon.cli("bundle", name, str(bundle), check=False)
+    assert f"{bundle}/config.json: Is a directory" in refused.stderr
+    assert not is_mounted(bundle), "nothing is left mounted"

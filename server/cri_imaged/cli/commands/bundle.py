@@ -45,7 +45,10 @@ def bundle(
       runc run --bundle /tmp/busybox try; cri-imaged umount /tmp/busybox/rootfs
     """
     root = directory.resolve() / "rootfs"
-    root.mkdir(parents=True, exist_ok=True)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unusable(error) from None
     image_id = call(
         address,
         lambda daemon: _write(daemon, image, runtime_handler, root, command or [], terminal),
@@ -83,5 +86,11 @@ async def _write(
         await unmount_view(daemon, root, lazy=False)
         if isinstance(error, ImagedError):
             raise Failure(ExitCode.FAILED, str(error)) from None
+        if isinstance(error, OSError):
+            raise _unusable(error) from None
         raise
     return view.image_id
+
+
+def _unusable(error: OSError) -> Failure:
+    return Failure(ExitCode.FAILED, f"{error.filename}: {error.strerror}", "name another DIR")
