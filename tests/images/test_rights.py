@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cri_imaged.errors import Category, CorruptContentError, RegistryError
+from cri_imaged.images.pull.plan import Step
+from cri_imaged.images.transfers.rights import gives
+from cri_imaged.oci.descriptor import Descriptor
+from cri_imaged.oci.digest import Digest
+from cri_imaged.oci.media_types import OCI_LAYER_GZIP
+from cri_imaged.ports import LayerSecret, Provenance, Skipped, SnapshotInfo, Usage
 from tests.images.gated import GatedRegistry
 from tests.images.workbench import Bench, image_of, layer, serve, serve_index, until
 from tests.support import images
@@ -41,6 +48,32 @@ def refuse(registry: GatedRegistry, put: Image) -> None:
     """Refuse the layers to whoever asks from now on."""
     for each in put.layers:
         registry.faults.append(status(403, where=BLOB, reference=each.digest))
+
+
+BLOB_OF_IT, DIFF_ID = Digest.of(b"blob"), Digest.of(b"layer")
+MADE = Provenance(BLOB_OF_IT, 10, DIFF_ID, 20, 1, "registry.example/library/demo")
+WANTED = Step(Descriptor(OCI_LAYER_GZIP, BLOB_OF_IT, 10), DIFF_ID, None, DIFF_ID)
+SECRET = LayerSecret(b"key", b"nonce", b"hmac")
+
+
+@pytest.mark.parametrize(
+    ("made", "wanted", "secret", "given"),
+    [
+        (MADE, WANTED, None, True),
+        (MADE, replace(WANTED, diff_id=None), None, True),
+        (replace(MADE, blob=Digest.of(b"as long")), WANTED, None, False),
+        (replace(MADE, blob_size=11), WANTED, None, False),
+        (replace(MADE, diff_id=Digest.of(b"an artifact's")), WANTED, None, False),
+        (replace(MADE, secret=SECRET.fingerprint), WANTED, None, False),
+        (replace(MADE, secret=SECRET.fingerprint), WANTED, SECRET, True),
+        (MADE, WANTED, SECRET, False),
+    ],
+)
+def test_a_blob_gives_what_it_was_seen_to_give_and_nothing_else(
+    made: Provenance, wanted: Step, secret: LayerSecret | None, given: bool
+) -> None:
+    info = SnapshotInfo(DIFF_ID, None, Usage(0, 0), Skipped(), (made,))
+    assert gives(info, wanted, secret) is given
 
 
 async def test_layers_that_are_here_are_kept_from_who_may_not_have_them(
