@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
+import os
 import sys
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -17,6 +20,7 @@ import pytest
 from cri_imaged.config.options import DecryptionOptions
 from cri_imaged.config.values import Directory, FilePath
 from cri_imaged.decryption.decrypter import NodeDecrypter
+from cri_imaged.disk import THREADS, on_disk
 from cri_imaged.errors import (
     Category,
     ConfigError,
@@ -31,7 +35,7 @@ from cri_imaged.oci.descriptor import Descriptor
 from cri_imaged.oci.digest import Digest
 from cri_imaged.rpc.ocicrypt.keyprovider import keyprovider_pb2, keyprovider_pb2_grpc
 from tests.images.gated import GatedRegistry
-from tests.images.workbench import REPOSITORY, Bench, image_of, layer
+from tests.images.workbench import REPOSITORY, Bench, image_of, layer, until
 from tests.images.workbench import serve as serve_clear
 from tests.support import encryption, images
 from tests.support.encryption import JWE, PROVIDER, Encrypted, Recipient, encrypt, recipient
@@ -516,6 +520,46 @@ async def test_what_ocicrypt_encrypted_is_decrypted(tmp_path: Path, keys: Path, 
     told = Encoded(media_type, size=len(blob), secret=secrets[described.digest])
     plain = b"".join(decoder_of(media_type).decode([blob], told, Limits()))
     assert plain.decode() == RECORDED["plaintext"]
+
+
+WAITING = """
+import sys
+open(sys.argv[1], "w").close()
+open(sys.argv[2]).close()
+print(open(sys.argv[3]).read())
+"""
+
+
+async def test_a_private_key_is_used_while_the_disk_stands_still(
+    tmp_path: Path, keys: Path
+) -> None:
+    """The disk stands still once all is read; the provider of the layer before waits for that."""
+    begun, go, told = (tmp_path / name for name in ("begun", "go", "told"))
+    os.mkfifo(go)
+    slow, made = encrypt(layer(1)), encrypt(layer(2))
+    told.write_text(answer(slow.private))
+    command = ["-c", WAITING, str(begun), str(go), str(told)]
+    config = configured(tmp_path, vault={"cmd": {"path": sys.executable, "args": command}})
+    ours = recipient(keys, "ours.pem").wrap(made.private)
+    wanted = [
+        Descriptor(each.media_type, Digest.of(each.blob), len(each.blob), annotations=notes)
+        for each, notes in (
+            (slow, {**slow.annotations, PROVIDER + "vault": "AAAA"}),
+            (made, {**made.annotations, JWE: ours}),
+        )
+    ]
+    unwrapping = asyncio.create_task(NodeDecrypter(keys, config, Limits()).unwrap(wanted))
+    await until(begun.exists)
+    stands_still = threading.Event()
+    busy = [asyncio.ensure_future(on_disk(stands_still.wait)) for _ in range(THREADS)]
+    goes = os.open(go, os.O_RDWR)
+    try:
+        async with asyncio.timeout(30):
+            assert set(await unwrapping) == {each.digest for each in wanted}
+    finally:
+        os.close(goes)
+        stands_still.set()
+        await asyncio.gather(*busy)
 
 
 # --- the store's health ----------------------------------------------------------------------

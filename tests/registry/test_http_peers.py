@@ -421,6 +421,20 @@ async def test_names_that_nobody_answers_for_hold_up_no_other() -> None:
     names.close()
 
 
+async def test_as_many_names_as_there_may_be_pulls_at_work_hold_up_no_other() -> None:
+    server = NameServer({"honest.example": [("127.0.0.1", 0)]})
+    names = Names(server)
+    at_work = 2 * Limits().running_pulls  # those in places, and those that gave theirs up
+    dead = [asyncio.create_task(names.addresses(f"{n}.example", 60.0)) for n in range(at_work)]
+    await asyncio.sleep(0)
+    try:
+        assert await names.addresses("honest.example", 30.0) == [("127.0.0.1", 0)]
+        assert not any(task.done() for task in dead)
+    finally:
+        server.give_up.set()
+        await asyncio.gather(*dead, return_exceptions=True)
+
+
 async def test_names_that_were_found_before_wait_for_no_crowd_of_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
