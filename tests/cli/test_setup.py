@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
 import subprocess
 import tomllib
 from collections.abc import Callable
@@ -102,6 +105,52 @@ def test_crio_and_podman_share_the_store(tmp_path: Path) -> None:
     config = load_config(tmp_path / "ours.toml", privileged=True)
     assert config.runtime.containers_storage is not None
     assert config.runtime.image_id_format == "hex"
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("vendors", ["", '[storage]\nrunroot = "/run/x"\ngraphroot = "/lib/x"\n'])
+def test_podman_reads_a_storage_conf_that_was_not_there(tmp_path: Path, vendors: str) -> None:
+    """Once there is one in /etc, it alone is read, and has to be whole."""
+    require_real(shutil.which("podman") is not None, "podman is not installed")
+    if vendors:
+        (tmp_path / "usr/share/containers").mkdir(parents=True)
+        (tmp_path / "usr/share/containers/storage.conf").write_text(vendors)
+    assert setup(tmp_path, "podman").returncode == 0
+    storage = tmp_path / "etc/containers/storage.conf"
+    written = storage.read_text()
+    assert written.startswith(vendors)
+    storage.write_text(re.sub(r'"(/(run|lib|var)/)', rf'"{tmp_path}\1', written))
+    said = subprocess.run(
+        ["podman", "images", "--quiet"],
+        env={**os.environ, "CONTAINERS_STORAGE_CONF": str(storage)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    for mount in tmp_path.glob("*/**/overlay"):
+        subprocess.run(["umount", mount], capture_output=True, check=False)
+    assert (said.returncode, said.stdout) == (0, ""), said.stderr
+
+
+def test_a_file_that_is_kept_elsewhere_is_changed_there(tmp_path: Path) -> None:
+    kept, main = tmp_path / "managed.toml", tmp_path / "etc/containerd/config.toml"
+    main.parent.mkdir(parents=True)
+    kept.write_text("version = 3\n")
+    main.symlink_to(kept)
+    assert setup(tmp_path, "containerd").returncode == 0
+    assert main.is_symlink()
+    assert "imports" in kept.read_text()
+    assert main.with_name("config.toml.before-cri-imaged").read_text() == "version = 3\n"
+
+
+def test_another_driver_of_storage_is_refused(tmp_path: Path) -> None:
+    storage = tmp_path / "etc/containers/storage.conf"
+    storage.parent.mkdir(parents=True)
+    storage.write_text('[storage]\ndriver = "vfs"\n')
+    done = setup(tmp_path, "podman")
+    assert done.returncode == 2
+    assert 'storage.conf: says driver = "vfs": only overlay reads' in done.stderr
+    assert list(storage.parent.iterdir()) == [storage]
 
 
 def test_what_deploy_ships_is_what_is_written(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 
 from cri_imaged.limits import Limits
 from cri_imaged.obs.runtime_metrics import RuntimesMetrics
+from cri_imaged.oci.digest import Digest
 from cri_imaged.process import background
 from cri_imaged.runtimes.containers_storage import configs, files, publication
 from cri_imaged.runtimes.containers_storage.publication import Publication
@@ -25,7 +26,9 @@ from cri_imaged.runtimes.containers_storage.records import Entry, Layer
 from cri_imaged.runtimes.containers_storage.store import AdditionalStore
 from cri_imaged.runtimes.images import ImageReader
 from tests.images.gated import GatedRegistry
+from tests.images.test_archives import docker_archive, import_into, tar_of
 from tests.images.workbench import Bench, image_of, layer, serve, until
+from tests.support.images import Image
 
 _HOLD = """
 import fcntl, sys
@@ -173,6 +176,96 @@ async def test_an_image_goes_though_a_reader_held_the_list_when_it_was_withdrawn
         await link.image_changed(pulled.image.id, "")
         assert shown(store) == []
         assert not (store / "overlay-images" / pulled.image.id.hex).exists()
+
+
+def containers(store: Path, image_id: Digest, *, volatile: bool = False) -> Path:
+    """A container of podman's on an image, as its own list tells of it."""
+    name = "volatile-containers.json" if volatile else "containers.json"
+    path = store / "graph" / "overlay-containers" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps([{"id": "c", "image": image_id.hex, "layer": "l"}]))
+    return path
+
+
+@pytest.mark.parametrize("volatile", [False, True])
+async def test_an_image_stays_under_a_container_in_whichever_list_that_is(
+    bench: Bench, registry: GatedRegistry, tmp_path: Path, volatile: bool
+) -> None:
+    """`podman run --rm` makes volatile ones, since 4.4."""
+    serve(registry, image_of(layer(0)))
+    store = tmp_path / "store"
+    async with publishing(bench, store) as link:
+        image_id = (await bench.pull()).image.id
+        listed = containers(store, image_id, volatile=volatile)
+        await bench.parts.remover.remove(image_id)
+        assert [each["id"] for each in shown(store)] == [image_id.hex]
+        listed.unlink()
+        await link.image_changed(image_id, "")
+        assert shown(store) == []
+
+
+async def test_an_image_that_cannot_be_published_keeps_no_other_from_coming_and_going(
+    bench: Bench, registry: GatedRegistry, tmp_path: Path
+) -> None:
+    images = {tag: image_of(layer(0)) for tag in ("bad", "old", "new")}
+    for tag, image in images.items():
+        serve(registry, image, tag)
+    store = tmp_path / "store"
+    async with publishing(bench, store) as link:
+        old = (await bench.pull("old")).image.id
+        bad = Digest.parse(images["bad"].id)
+        (store / "overlay-images" / bad.hex).touch()
+        await bench.pull("bad")
+        assert bad.hex in link.status().problem
+        await bench.parts.remover.remove(old)
+        new = (await bench.pull("new")).image.id
+        assert [each["id"] for each in shown(store)] == [new.hex]
+        assert link.status().owed == 1
+        (store / "overlay-images" / bad.hex).unlink()
+        await link.image_changed(bad, "")
+        assert {each["id"] for each in shown(store)} == {new.hex, bad.hex}
+
+
+async def test_an_image_without_a_name_is_not_shown_or_by_its_digest_under_a_container(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """CRI-O fails every list of images at one without."""
+    store, name = tmp_path / "store", "r.example:5000/app:1"
+    one, two, three = (image_of(layer(number)) for number in range(3))
+
+    async def save(image: Image) -> None:
+        files, links = docker_archive((image, [name]))
+        await import_into(bench, tar_of(files, links=links))
+
+    async with publishing(bench, store) as link:
+        await save(one)
+        listed = containers(store, Digest.parse(one.id))
+        await save(two)
+        (kept, shown_now) = shown(store)
+        assert kept["id"] == one.id.removeprefix("sha256:")
+        assert kept["names"] == [f"r.example:5000/app@{kept['digest']}"]
+        assert shown_now["names"] == [name]
+        await save(three)
+        assert [each["names"] for each in shown(store)] == [kept["names"], [name]]
+        listed.unlink()
+        await link.image_changed(Digest.parse(one.id), "")
+        assert [each["names"] for each in shown(store)] == [[name]]
+
+
+async def test_layers_that_a_crash_left_held_are_let_go_at_the_next_start(
+    bench: Bench, registry: GatedRegistry, tmp_path: Path
+) -> None:
+    serve(registry, image_of(layer(0)))
+    base = bench.parts.base
+    snapshots = base.stores.snapshotters["native"].for_runtime(Publication.name, lambda: None)
+    assert snapshots is not None
+    pulled = (await bench.pull()).image
+    assert pulled.record.chain_id is not None
+    await snapshots.adopt([pulled.record.chain_id])  # and before it was shown, all ended
+    await bench.parts.remover.remove(pulled.id)
+    assert await snapshots.list()
+    async with publishing(bench, tmp_path / "store"):
+        assert await snapshots.list() == []
 
 
 class Slow(AdditionalStore):

@@ -104,8 +104,12 @@ def _do(
     made = plan(loaded, file, root)
     texts: dict[Path, str] = {}
     for edit in made.edits:
-        old = texts.get(edit.path, _read(edit.path))
+        old = texts.get(edit.path) or _read(edit.path)
+        if not old and edit.until_then is not None:
+            old = _read(edit.until_then)
         texts[edit.path] = _changed(edit, old)
+    if made.directory is not None and not dry_run:
+        _make(made.directory)
     changes = {path: text for path, text in texts.items() if text != _read(path)}
     for path, text in changes.items():
         if dry_run:
@@ -161,11 +165,19 @@ def _write(path: Path, text: str) -> None:
     backup = path.with_name(path.name + BACKUP)
     if path.exists() and not backup.exists():
         shutil.copy2(path, backup)
-    new = path.with_name(f".{path.name}.new")
+    target = path.resolve()  # a link stays one
+    new = target.with_name(f".{target.name}.new")
     new.write_text(text)
-    if path.exists():
-        shutil.copymode(path, new)
-    new.rename(path)
+    if target.exists():
+        shutil.copymode(target, new)
+    new.rename(target)
+
+
+def _make(directory: Path) -> None:
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unusable(directory, error) from None
 
 
 def _check_containerd() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cri_imaged.cli.setup.toml_edit import parsed, with_key
 from cri_imaged.config import Config
@@ -12,6 +13,7 @@ from cri_imaged.config.options import ContainerdOptions, ContainersStorageOption
 from cri_imaged.errors import ConfigError
 
 IMPORTS = "/etc/containerd/conf.d/*.toml"
+_RUN_ROOT = "/run/containers/storage"
 _OLDEST, _NEWEST = 3, 4
 """Versions of containerd's configuration that may import one of version 3."""
 
@@ -22,6 +24,8 @@ class Edit:
 
     path: Path
     change: Callable[[str], str]
+    until_then: Path | None = None
+    """What is read by others as long as `path` is not there: it begins as a copy of this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,8 @@ class Plan:
 
     edits: tuple[Edit, ...]
     then: tuple[str, ...]
+    directory: Path | None = None
+    """Which the other side cannot do without, and our daemon fills."""
 
 
 def containerd(config: Config, file: Path, root: Path) -> Plan:
@@ -80,6 +86,7 @@ def podman(config: Config, file: Path, root: Path) -> Plan:
     return Plan(
         (_storage(config, root), _publish(config, file)),
         ("systemctl restart cri-imaged", "podman images"),
+        _store(config, root),
     )
 
 
@@ -99,6 +106,7 @@ def crio(config: Config, file: Path, root: Path) -> Plan:
             "set imageServiceEndpoint: unix://"
             f"{config.grpc.address} in the kubelet's configuration, and restart the kubelet",
         ),
+        _store(config, root),
     )
 
 
@@ -114,18 +122,41 @@ def _import_ours(old: str) -> str:
 
 
 def _storage(config: Config, root: Path) -> Edit:
-    path = _storage_options(config).path
+    options = _storage_options(config)
 
     def change(old: str) -> str:
-        text = old or '[storage]\ndriver = "overlay"\n'
-        return with_key(text, "storage.options", "additionalimagestores", [str(path)])
+        text = old or _fresh(options)
+        driver = _storage_table(text).get("driver") or "overlay"
+        if driver != "overlay":
+            raise ConfigError(f'says driver = "{driver}": only overlay reads what is published')
+        return with_key(text, "storage.options", "additionalimagestores", [str(options.path)])
 
-    return Edit(root / "etc/containers/storage.conf", change)
+    vendors = root / "usr/share/containers/storage.conf"
+    return Edit(root / "etc/containers/storage.conf", change, vendors)
+
+
+def _fresh(options: ContainersStorageOptions) -> str:
+    """A whole `storage.conf`: one without the two roots is refused by its readers."""
+    return f"""\
+[storage]
+driver = "overlay"
+runroot = "{_RUN_ROOT}"
+graphroot = "{options.graph_root}"
+"""
+
+
+def _storage_table(text: str) -> dict[str, Any]:
+    found = parsed(text).get("storage")
+    return found if isinstance(found, dict) else {}
 
 
 def _publish(config: Config, file: Path) -> Edit:
     path = str(_storage_options(config).path)
     return Edit(file, lambda old: with_key(old, "runtime.containers_storage", "path", path))
+
+
+def _store(config: Config, root: Path) -> Path:
+    return root / _storage_options(config).path.relative_to("/")
 
 
 def _storage_options(config: Config) -> ContainersStorageOptions:

@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from cri_imaged.disk import on_disk
-from cri_imaged.errors import ImagedError
+from cri_imaged.errors import ImagedError, InUseError
 from cri_imaged.obs.runtime_metrics import RuntimeMetrics
 from cri_imaged.oci import lenient_json, media_types
 from cri_imaged.oci.digest import Digest
@@ -74,6 +74,9 @@ class Publication:
         self._changed = asyncio.Event()
         self._round: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when the next round has ended, which sees what is owed by now."""
+        self._stray = True
+        """Whether layers may be held that the store does not show: a crash or a failure came
+        between the two."""
         self._problem = "not published yet"
         self._since = time.time()
 
@@ -132,15 +135,21 @@ class Publication:
         self._owed.update((await self._reader.names()).values())
 
     async def _settle(self) -> None:
+        failed: Exception | None = None
         async with self._lock:
             for image_id in list(self._owed):
                 self._owed.discard(image_id)
                 try:
                     await self._bring_in_line(image_id)
-                except BaseException:
+                except BaseException as error:
                     self._owed.add(image_id)
-                    raise
+                    self._stray = True
+                    if isinstance(error, InUseError) or not isinstance(error, Exception):
+                        raise  # of no image alone
+                    failed = failed or error
             await self._withdraw()
+        if failed is not None:
+            raise failed
         self._since = self._since if not self._problem else time.time()
         self._problem = ""
         self._metrics.up.set(1)
@@ -154,7 +163,7 @@ class Publication:
     async def _publish(self, image: RuntimeImage) -> None:
         names = [name for name in image.names if name != image.image_id]
         if not names:
-            return  # CRI-O fails every list of images at one without
+            return  # CRI-O fails every list of images at one without; what is shown is withdrawn
         data = {document.digest: document.data for document in image.documents}
         try:
             created = await on_disk(lambda: configs.created(data[image.image_id]))
@@ -203,13 +212,16 @@ class Publication:
 
     async def _withdraw(self) -> None:
         """Take away what is gone here and what no container uses, and let go of its layers."""
-        known = {image_id.hex for image_id in (await self._reader.names()).values()}
-        if not await asyncio.to_thread(self._sweep, known):
+        names = await self._reader.names()
+        known = {image_id.hex for name, image_id in names.items() if name != image_id}
+        self._stray |= await asyncio.to_thread(self._sweep, known)
+        if not self._stray:
             return
         kept = self._store.chains()
         for snapshot in reversed(await self._snapshots.list()):
             if snapshot.name not in kept:
                 await self._snapshots.remove(snapshot.name)
+        self._stray = False
 
     def _sweep(self, known: set[str]) -> bool:
         if not any(self._store.unneeded(known, _NOBODY)):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,6 +97,17 @@ def image_entry(
         },
         "created": created,
     }
+
+
+def without_names(image: Entry, names: Set[str]) -> Entry:
+    """An image that lost `names` to others. CRI-O fails every list of images at one that has none:
+    by its digest it goes on having one."""
+    left = [name for name in image["names"] if name not in names]
+    if image["names"] and not left:
+        repository = image["names"][0].partition("@")[0]
+        path, slash, last = repository.rpartition("/")
+        left = [f"{path}{slash}{last.partition(':')[0]}@{image['digest']}"]
+    return {**image, "names": left}
 
 
 def file_name(key: str) -> str:

@@ -20,7 +20,13 @@ from cri_imaged.runtimes.containers_storage.files import (
     replace,
     write_list,
 )
-from cri_imaged.runtimes.containers_storage.records import Entry, Layer, file_name, link_of
+from cri_imaged.runtimes.containers_storage.records import (
+    Entry,
+    Layer,
+    file_name,
+    link_of,
+    without_names,
+)
 from cri_imaged.runtimes.containers_storage.users import Users
 
 _OPAQUE = "trusted.overlay.opaque"
@@ -72,10 +78,7 @@ class AdditionalStore:
         entries = {layer.id: layer.entry(image["created"]) for layer, _ in layers}
         self._show_layers(entries | self._layers)
         names = set(image["names"])
-        others = {
-            id: {**each, "names": [name for name in each["names"] if name not in names]}
-            for id, each in self._images.items()
-        }
+        others = {id: without_names(each, names) for id, each in self._images.items()}
         self._show_images(others | {image["id"]: image})
         return True
 

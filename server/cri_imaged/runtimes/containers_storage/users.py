@@ -32,7 +32,12 @@ def in_use(graph_root: Path) -> Iterator[Users]:
         for lock in (containers / "containers.lock", layers / "layers.lock"):
             if lock.exists():
                 stack.enter_context(locked(lock, exclusive=False))
-        found = read_list(containers, "containers")
+        # Those that are removed as they end (`podman run --rm`) have a list of their own.
+        found = [
+            each
+            for name in ("containers", "volatile-containers")
+            for each in read_list(containers, name)
+        ]
         links: set[str] = set()
         for lower in graph_root.glob("overlay/*/lower"):
             links.update(part.rpartition("/")[2] for part in lower.read_text().split(":"))
