@@ -130,7 +130,20 @@ async def test_what_has_no_name_is_judged_as_all_others_are(
         with pytest.raises(SignatureRejectedError, match="no name"):
             await import_into(bench, nameless)
     async with guarded(tmp_path, registry, "reject", match="registry.example") as bench:
-        assert len(await import_into(bench, nameless)) == 1
+        [imported] = await import_into(bench, nameless)
+        assert await told(bench) == {}
+    async with guarded(tmp_path, registry, "reject") as bench:
+        for repair in (False, True):
+            assert "no name" in (await told(bench, repair=repair))[imported.image_id]
+
+
+async def told(bench: Bench, *, repair: bool = False) -> dict[str, str]:
+    """What a check objects to and cannot mend, and why."""
+    return {
+        event.subject: event.description
+        async for event in bench.parts.checker.check(repair=repair)
+        if isinstance(event, Unverified) and not event.repaired
+    }
 
 
 async def test_programs_are_asked(tmp_path: Path, registry: GatedRegistry) -> None:

@@ -86,9 +86,9 @@ class Unverified:
     """A name of an image that is not as the policy wants it: no pull would get it."""
 
     subject: str
-    """The name."""
+    """The name; its ID, where it has no other."""
     at_digest: str
-    """The same image's, which nobody can move."""
+    """The same image's, which nobody can move; empty where it has none."""
     handler: str
     description: str
     repaired: bool = False

@@ -59,8 +59,8 @@ class Repairer:
                 failed.update(image.names)
         for each in problems:
             # What was signed meanwhile is found to be so; what was not stays as it is, and is told.
-            if isinstance(each, Unverified) and not await self._pulled(
-                each.at_digest, each.handler
+            if isinstance(each, Unverified) and not (
+                each.at_digest and await self._pulled(each.at_digest, each.handler)
             ):
                 failed.add(each.subject)
         self._collector.trigger()

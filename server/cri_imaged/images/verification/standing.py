@@ -23,8 +23,9 @@ class Objection:
     """Why a name of an image is not as the policy wants it."""
 
     name: str
+    """Its ID, where it has no other."""
     at_digest: str
-    """The name of just that image, which nobody can move."""
+    """The name of just that image, which nobody can move; empty where it has none."""
     reason: str
 
 
@@ -36,15 +37,17 @@ class Standing:
         self._database = database
 
     async def objections(self, image: Image) -> AsyncIterator[Objection]:
-        """To each name of an image that is not as the policy wants it."""
-        for name in (*image.repo_tags, *image.repo_digests):
-            reference = Reference.parse(name)
+        """To each name of an image that is not as the policy wants it; to its ID, where it has no
+        other."""
+        names = (*image.repo_tags, *image.repo_digests)
+        for name in names or (image.id,):
+            reference = Reference.parse(name) if names else None
             found = await self._database.read(
                 partial(
                     signers.verified,
                     name=name,
                     handler=image.record.handler,
-                    repository=reference.name,
+                    repository=reference.name if reference else "",
                 )
             )
             if found is None:
@@ -52,7 +55,8 @@ class Standing:
             try:
                 await self._judge(reference, found)
             except (SignatureRejectedError, ConfigError) as error:
-                yield Objection(name, str(reference.at_digest(found.target.digest)), str(error))
+                at_digest = str(reference.at_digest(found.target.digest)) if reference else ""
+                yield Objection(name, at_digest, str(error))
 
     async def admit(self, name: str, handler: str, reference: Reference) -> Digest | None:
         """Judge the image that `name` means as one that `reference` is to mean. Returns its target;
@@ -70,7 +74,10 @@ class Standing:
         await self._judge(reference, found)
         return found.target.digest
 
-    async def _judge(self, reference: Reference, found: Verified) -> None:
+    async def _judge(self, reference: Reference | None, found: Verified) -> None:
+        if reference is None:
+            await self._demands.admit_nameless(found.target)
+            return
         rule = self._demands.policy.rule(reference)
         if rule is not None and rule.require == "reject":
             raise SignatureRejectedError(f"{rule} rejects it")

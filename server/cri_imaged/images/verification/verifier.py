@@ -36,6 +36,21 @@ class Demands:
         if files:
             await on_disk(lambda: read_keys(files))
 
+    async def admit_nameless(self, target: Descriptor) -> None:
+        """Judge an image that is of no repository: nothing but the rule for all others is about
+        it. Programs are told its digest for its name.
+
+        Raises:
+            SignatureRejectedError: it may not be here.
+            ConfigError: the folder of programs cannot be read.
+        """
+        rule = self.policy.rules.get(EVERY)
+        if rule is not None and rule.require != "accept":
+            raise SignatureRejectedError(
+                f"{target.digest}: {rule} lets in nothing that has no name; give it one"
+            )
+        await self.programs.ask(str(target.digest), target)
+
 
 class Verifier:
     """Verifies images that are to be pulled or imported."""
@@ -63,14 +78,8 @@ class Verifier:
         return signer
 
     async def verify_nameless(self, target: Descriptor) -> None:
-        """As `verify`, of an image that is of no repository: nothing but the rule for all others
-        is about it. Programs are told its digest for its name."""
-        rule = self._demands.policy.rules.get(EVERY)
-        if rule is not None and rule.require != "accept":
-            raise SignatureRejectedError(
-                f"{target.digest}: {rule} lets in nothing that has no name; give it one"
-            )
-        await self._demands.programs.ask(str(target.digest), target)
+        """See `Demands.admit_nameless`."""
+        await self._demands.admit_nameless(target)
 
     async def _signer(self, rule: Rule, candidate: Candidate) -> str:
         keys = await on_disk(lambda: read_keys(rule.keys))
