@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from cri_imaged.config.options import ProxySnapshotter, RuntimePlatform
+from cri_imaged.config.values import Directory, SocketPath
 from cri_imaged.errors import QueueFullError
 from cri_imaged.images.health.check import Problem
 from tests.images.gated import GatedRegistry
 from tests.images.workbench import Bench, image_of, layer, serve, until
+from tests.support.proxy_snapshotter import ProxySnapshotter as Proxy
 from tests.support.require import require_real
 
 
@@ -86,6 +90,34 @@ async def test_a_rebuild_that_is_cancelled_hides_no_whole_image(
     await asyncio.wait([check])
     await bench.parts.checker.quick()
     assert bench.shown() == shown
+
+
+async def test_a_proxy_that_is_away_hides_no_loss_of_others(
+    tmp_path: Path, registry: GatedRegistry
+) -> None:
+    with ExitStack() as serving:
+        proxy = serving.enter_context(Proxy(tmp_path / "p"))
+        options = ProxySnapshotter(address=SocketPath(proxy.socket), root=Directory(proxy.root))
+        async with Bench.open(
+            tmp_path / "root",
+            registry,
+            proxies={"lazy": options},
+            snapshotter="lazy",
+            runtime_platforms={"eager": RuntimePlatform(snapshotter="native")},
+        ) as bench:
+            serve(registry, image_of(layer(0)))
+            for handler in ("", "eager"):
+                await bench.pull(handler=handler)
+            await asyncio.to_thread(serving.close)
+            kept = bench.root / "snapshots" / "native"
+            await asyncio.to_thread(shutil.rmtree, only(kept))
+            await bench.parts.checker.quick()
+            assert only(kept), "it is made anew"
+
+
+def only(folder: Path) -> Path:
+    (found,) = folder.iterdir()
+    return found
 
 
 def whole(bench: Bench) -> bool:

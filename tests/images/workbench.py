@@ -13,7 +13,7 @@ from typing import Any
 
 from prometheus_client import generate_latest
 
-from cri_imaged.config.options import Config, ImageOptions
+from cri_imaged.config.options import Config, ImageOptions, ProxySnapshotter
 from cri_imaged.config.values import ByteSize, Directory
 from cri_imaged.daemon import UseCases, use_cases
 from cri_imaged.images.pull.puller import Pulled
@@ -47,10 +47,12 @@ class Bench:
         *,
         limits: Limits | None = None,
         registry_options: RegistryOptions | None = None,
+        proxies: Mapping[str, ProxySnapshotter] | None = None,
         **options: Any,
     ) -> AsyncIterator[Bench]:
         config = Config(
             root=Directory(root),
+            proxy_snapshotters=dict(proxies or {}),
             image=ImageOptions(
                 **{
                     "snapshotter": "native",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from cri_imaged.errors import ProxyFailedError, UnsupportedContentError
@@ -132,5 +134,38 @@ async def test_a_view_that_is_opened_while_what_is_left_of_its_name_goes_stays(
         proxy.go.set()
         await asyncio.gather(removal, opening)
         assert set(proxy.kept) == {"view-key"}
+        await client.close()
+        await database.close()
+
+
+class RefusesToRemove(ProxySnapshotter):
+    """A proxy that fails for a while."""
+
+    refuses = True
+
+    def Remove(self, request: Any, context: Any) -> Any:  # noqa: N802
+        if self.refuses:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
+        return super().Remove(request, context)
+
+
+async def test_a_view_shows_nothing_of_one_of_its_name_that_could_not_be_removed(
+    tmp_path: Path,
+) -> None:
+    with RefusesToRemove(tmp_path / "p") as proxy:
+        database = await Database.open(tmp_path / "metadata.db")
+        client = ProxyClient("lazy", proxy.socket)
+        snapshotter = Snapshotter("lazy", client, proxy.root, database, Limits())
+        (old,) = await snapshotter.view("key", None, writable=True)
+        (Path(old.source) / "secret").touch()
+        await snapshotter.remove("key")
+        assert set(proxy.kept) == {"view-key"}, "it could not be removed"
+        with pytest.raises(ProxyFailedError, match="not now"):
+            await snapshotter.view("key", None, writable=True)
+        assert await snapshotter.views() == []
+        proxy.refuses = False
+        (new,) = await snapshotter.view("key", None, writable=True)
+        assert await asyncio.to_thread(os.listdir, new.source) == []
+        assert [new] == await snapshotter.view("key", None, writable=True), "it is the same again"
         await client.close()
         await database.close()

@@ -163,7 +163,14 @@ class Checker:
         where its blobs are whole."""
         await self._stores.content.notice_lost()
         for snapshotter in self._stores.snapshotters.values():
-            await snapshotter.notice_lost()
+            try:
+                await snapshotter.notice_lost()
+            except ImagedError as error:  # a proxy that is away hides nobody else's losses
+                log.warning(
+                    "snapshotter could not be looked at; it is tried again later",
+                    snapshotter=snapshotter.name,
+                    error=str(error),
+                )
         damaged = await to_the_end(self._repairer.hide_damaged())
         rebuilt = [await self._repairer.rebuilder.rebuild(image) for image in damaged]
         self._events.publish(StoreChecked(len(damaged), sum(rebuilt), whole=False))

@@ -192,20 +192,26 @@ class ProxySnapshotter(SnapshotRows):
 
             await to_the_end(self._database.write(open_row))
             try:
-                return await self._mounts(view_name(key), chain_id, writable=writable)
+                return await self._mounts(
+                    view_name(key), chain_id, writable=writable, is_new=before is None
+                )
             except BaseException:
                 if before is None:
                     await to_the_end(self._release(key))
                 raise
 
     async def _mounts(
-        self, name: str, chain_id: Digest | None, *, writable: bool
+        self, name: str, chain_id: Digest | None, *, writable: bool, is_new: bool
     ) -> Sequence[Mount]:
         begin = self._client.prepare if writable else self._client.view
         try:
             mounts = await begin(name, chain_id or "")
         except AlreadyExistsError:
-            mounts = await self._client.mounts(name)
+            if is_new:  # what is left of another one, which could not be removed
+                await self._leftovers.remove(name)
+                mounts = await begin(name, chain_id or "")
+            else:
+                mounts = await self._client.mounts(name)
         return judged(mounts, self.directory, self.name)
 
     async def views(self) -> list[View]:
