@@ -145,6 +145,7 @@ MALFORMED: dict[str, Callable[[Patient], None]] = {
     "a name's type is another": lambda image: image.put("B", image.dirent(b"d/file") + 10, 7),
     "a kind that no layer has": lambda image: image.put_inode(b"d/pipe", "H", 4, 0o140644),
     "a number behind the end": point(b"d/file", lambda image: 1 << 40),
+    "a number over all addresses": point(b"d/file", lambda image: (1 << 64) - 1),
     "a number in the superblock": point(b"d/file", lambda image: 32),
     "a directory in itself": point(b"d/e", lambda image: image.find(b"d").nid),
     "the root in a directory": point(b"d/e", lambda image: ROOT_NID),

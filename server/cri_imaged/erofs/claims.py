@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from cri_imaged.erofs.format import BLOCK, SLOT, damaged
 
+_SLOTS = BLOCK // SLOT
+
 
 class Claims:
     """Places of structures, in slots as inodes have; some 100 bytes for each block of them."""
@@ -19,13 +21,13 @@ class Claims:
         Raises:
             CorruptContentError: another one is there.
         """
-        end = address + size
-        while address < end:
-            block, offset = divmod(address, BLOCK)
-            part = min(BLOCK - offset, end - address)
-            slots = (1 << -(-(offset % SLOT + part) // SLOT)) - 1 << offset // SLOT
+        slot, end = address // SLOT, -(-(address + size) // SLOT)
+        while slot < end:
+            block, first = divmod(slot, _SLOTS)
+            stop = min(first + end - slot, _SLOTS)
+            slots = (1 << stop) - (1 << first)
             taken = self._taken.get(block, 0)
             if taken & slots:
                 raise damaged("what it holds: two things are in one place, which")
             self._taken[block] = taken | slots
-            address += part
+            slot += stop - first

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import operator
 import stat
 import struct
 from collections.abc import Iterator
@@ -35,7 +36,6 @@ _INCOMPATIBLE = struct.Struct("<I")
 _COMPACT = struct.Struct("<HHHHIIIIHHI")
 _EXTENDED = struct.Struct("<HHHHQIIIIqII16x")
 COMPACT_SIZE, EXTENDED_SIZE = _COMPACT.size, _EXTENDED.size
-_BEGIN = struct.Struct("<HHH")
 _UNUSED = bytes(16)
 _UNUSED_AT = EXTENDED_SIZE - len(_UNUSED)
 _MOST_BYTES = (1 << 63) - 1
@@ -190,21 +190,20 @@ def unpack_inode(data: bytes, at: int) -> tuple[int, int, int, int, int, int, in
         CorruptContentError: it is none of ours.
     """
     try:
-        kind, count, mode = _BEGIN.unpack_from(data, at)
-        if kind & 1:
-            _, _, _, high, size, place, number, uid, gid, seconds, nanoseconds, links = (
+        if data[at] & 1:
+            kind, count, mode, high, size, place, number, uid, gid, seconds, nanoseconds, links = (
                 _EXTENDED.unpack_from(data, at)
             )
             header, mtime = EXTENDED_SIZE, seconds * _SECOND + nanoseconds
             strange = high or number or nanoseconds >= _SECOND or size > _MOST_BYTES
             strange = strange or data[at + _UNUSED_AT : at + EXTENDED_SIZE] != _UNUSED
         else:
-            _, _, _, links, size, time, place, number, uid, gid, high = _COMPACT.unpack_from(
-                data, at
+            kind, count, mode, links, size, time, place, number, uid, gid, high = (
+                _COMPACT.unpack_from(data, at)
             )
             header, mtime = COMPACT_SIZE, 0
             strange = time or number or high
-    except struct.error as error:
+    except (IndexError, struct.error) as error:
         raise damaged("an inode") from error
     if strange or kind not in _KINDS:
         raise damaged("an inode")
@@ -224,28 +223,38 @@ def encode_block(entries: list[Entry]) -> bytes:
     return bytes(heads) + b"".join([entry.name for entry in entries])
 
 
-def decode_block(data: bytes) -> Iterator[Entry]:
-    """The entries of one block of a directory, in its order.
+class Names(NamedTuple):
+    """The entries of one block of a directory by columns, in its order."""
+
+    names: list[bytes]
+    nids: tuple[int, ...]
+    types: tuple[int, ...]
+
+
+def split_block(data: bytes) -> Names:
+    """What one block of a directory holds. Made for many.
 
     Raises:
         CorruptContentError
     """
-    try:
-        heads = first_name(data)
-        starts = [DIRENT.unpack_from(data, at) for at in range(0, heads, DIRENT.size)]
-    except struct.error as error:
-        raise damaged("a directory") from error
-    ends = [start for _, start, _ in starts[1:]]
-    ends.append(max(len(data.rstrip(b"\0")), starts[-1][1]))
-    for (nid, start, kind), end in zip(starts, ends, strict=True):
-        if not heads <= start < end <= len(data):
-            raise damaged("a directory")
-        yield Entry(data[start:end], nid, kind)
+    heads = first_name(data)
+    nids, starts, types = zip(*DIRENT.iter_unpack(data[:heads]), strict=True)
+    ends = (*starts[1:], max(len(data.rstrip(b"\0")), starts[-1]))
+    if not all(map(operator.lt, starts, ends)):
+        raise damaged("a directory")
+    return Names([data[start:end] for start, end in zip(starts, ends, strict=True)], nids, types)
+
+
+def decode_block(data: bytes) -> Iterator[Entry]:
+    """As `split_block`, one entry after the other."""
+    return map(Entry, *split_block(data))
 
 
 def first_name(data: bytes) -> int:
-    """Where the names begin in a directory's block."""
-    heads: int = DIRENT.unpack_from(data)[1]
+    """Where the names begin in a directory's block. Raises `CorruptContentError`."""
+    heads = 0
+    if len(data) >= DIRENT.size:
+        heads = DIRENT.unpack_from(data)[1]
     if not heads or heads % DIRENT.size or heads >= len(data):
         raise damaged("a directory")
     return heads

@@ -10,6 +10,7 @@ passes before its seal, which is the daemon's own.
 from __future__ import annotations
 
 import array
+import operator
 import os
 import stat
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from cri_imaged.erofs.directories import NAME_BYTES
 from cri_imaged.erofs.format import (
     BLOCK,
     DIRECTORY,
+    EXTENDED_SIZE,
     ROOT_NID,
     SLOT,
     SUPER,
@@ -28,8 +30,8 @@ from cri_imaged.erofs.format import (
     TYPES,
     Layout,
     damaged,
-    decode_block,
     encode_superblock,
+    split_block,
     unpack_inode,
 )
 from cri_imaged.erofs.reader import Found, Image
@@ -43,6 +45,7 @@ from cri_imaged.erofs.xattrs import (
 )
 
 _FILE, _LINK = TYPES[stat.S_IFREG], TYPES[stat.S_IFLNK]
+_CHUNKED = int(Layout.CHUNKED)
 _KINDS = [TYPES.get(mode << 12) for mode in range(16)]
 """By the upper bits of the mode."""
 _EMPTY = frozenset(TYPES[kind] for kind in (stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO))
@@ -69,7 +72,7 @@ def verify(fd: int, names: int, check: Callable[[], None]) -> None:
     expected = encode_superblock(first, image.count(), blocks)
     if first[SUPER : SUPER + SUPER_SIZE] != expected:
         raise damaged("the superblock")
-    walk = _Walk(image, blocks, names, check)
+    walk = _Walk(fd, blocks, names, check)
     pending = array.array("Q", (ROOT_NID, ROOT_NID))
     while pending:
         nid, parent = pending.pop(), pending.pop()
@@ -80,9 +83,11 @@ def verify(fd: int, names: int, check: Callable[[], None]) -> None:
 class _Walk:
     """Looks at one directory after the other, and at what is in it."""
 
-    def __init__(self, image: Image, blocks: int, names: int, check: Callable[[], None]) -> None:
-        self._image = image
+    def __init__(self, fd: int, blocks: int, names: int, check: Callable[[], None]) -> None:
+        self._fd = fd
+        self._image = Image.of(fd)
         self._blocks = blocks
+        self._end = blocks * (BLOCK // SLOT)
         self._names = names
         self._own = blocks * BLOCK
         """Bytes that attributes and maps of chunks may have together: each inode has its own."""
@@ -92,9 +97,6 @@ class _Walk:
         self._several: set[int] = set()
         """Inodes of several names that were looked at."""
         self._claims = Claims()
-        self._at = -1
-        self._block = b""
-        """The one with that number."""
 
     def directory(self, nid: int, parent: int) -> set[int]:
         """Numbers of the directories in the directory `nid`, which is in `parent`. As each says
@@ -106,65 +108,67 @@ class _Walk:
         before = b""
         for number in range(-(-found.inode.size // BLOCK)):
             self._check()
-            for name, child, kind in decode_block(self._image.directory_block(found, number)):
-                if name <= before or len(name) > NAME_BYTES or b"/" in name or b"\0" in name:
-                    raise damaged("a name")
-                before = name
-                if name in expected:
-                    if child != expected.pop(name) or kind != DIRECTORY:
-                        raise damaged("a directory")
-                    continue
+            names, nids, kinds = split_block(self._image.directory_block(found, number))
+            _check_names(before, names)
+            before = names[-1]
+            self._names -= len(names)
+            for name, child, kind in zip(names, nids, kinds, strict=True):
                 if kind != DIRECTORY:
                     self._inode(child, kind)
+                elif name in expected:
+                    self._names += 1
+                    if child != expected.pop(name):
+                        raise damaged("a directory")
                 elif child in below or child == ROOT_NID:
                     raise damaged("a directory")
                 else:
                     below.add(child)
-                    if len(below) > _MOST_KNOWN:
-                        raise damaged("a directory: it holds too many others")
-                self._names -= 1
-                if self._names < 0:
-                    raise damaged("what it holds: more names than a layer has entries")
+            if len(below) > _MOST_KNOWN:
+                raise damaged("a directory: it holds too many others")
+            if self._names < 0:
+                raise damaged("what it holds: more names than a layer has entries")
         if expected or found.inode.links != 2 + len(below):
             raise damaged("a directory")
         return below
 
     def _inode(self, nid: int, kind: int) -> None:
         """Of all there is this is done most: without `Image`'s comfort."""
-        number, slot = divmod(nid, BLOCK // SLOT)
-        if number != self._at:
-            self._block, self._at = self._image.read(number * BLOCK, BLOCK), number
-        header, mode, size, links, layout, place, xattr_size, *_ = unpack_inode(
-            self._block, slot * SLOT
+        if not ROOT_NID <= nid < self._end:
+            raise damaged("a number of an inode")
+        address = nid * SLOT
+        header, mode, size, links, layout, place, xattr_size, _, _, _ = unpack_inode(
+            os.pread(self._fd, EXTENDED_SIZE, address), 0
         )
-        behind = slot * SLOT + header + xattr_size
-        if nid < ROOT_NID or behind > BLOCK or _KINDS[mode >> 12] != kind or not links:
+        own = header + xattr_size
+        room = BLOCK - address % BLOCK - own
+        if room < 0 or _KINDS[mode >> 12] != kind or not links:
             raise damaged("an inode")
         is_first = links == 1 or kind == DIRECTORY or self._is_first(nid)
-        if is_first and xattr_size:
+        if xattr_size and is_first:
             self._xattrs(self._image.inode(nid))
-        follows = 0
         if kind in _EMPTY:
             # A device 0/0 would be a whiteout: those are made at the seal.
             if size or layout or bool(place) != (kind in _DEVICES):
                 raise damaged("a device")
-        elif layout == Layout.CHUNKED:
+        elif layout == _CHUNKED:
             if kind != _FILE:
                 raise damaged("the data of a directory or a link")
             if is_first:
-                follows = self._chunks(self._image.inode(nid))
+                own += self._chunks(self._image.inode(nid))
         else:
             follows = size % BLOCK if layout else 0
-            if bool(follows) != bool(layout) or behind + follows > BLOCK:
+            if bool(follows) != bool(layout) or follows > room:
                 raise damaged("the last part of a file")
-            if not self._holds(place, size - follows):
+            own += follows
+            size -= follows
+            if size and not 0 < place <= self._blocks - -(-size // BLOCK):
                 raise damaged("the place of a file's data")
             if kind == DIRECTORY:
-                self._claims.take(place * BLOCK, size - follows)
-            if kind == _LINK and b"\0" in self._image.link(self._image.inode(nid)):
+                self._claims.take(place * BLOCK, size)
+            elif kind == _LINK and b"\0" in self._image.link(self._image.inode(nid)):
                 raise damaged("a link's target")
         if is_first:
-            self._claims.take(nid * SLOT, header + xattr_size + follows)
+            self._claims.take(address, own)
 
     def _is_first(self, nid: int) -> bool:
         """Whether this is the first name of an inode that has several."""
@@ -185,13 +189,9 @@ class _Walk:
         chunk_map = self._image.chunk_map(found)
         self._spend(len(chunk_map), "a sparse file")
         for block, size in stored(chunk_map, found.inode.place, found.inode.size):
-            if not self._holds(block, size):
+            if not 0 < block <= self._blocks - -(-size // BLOCK):
                 raise damaged("a sparse file")
         return len(chunk_map)
-
-    def _holds(self, block: int, size: int) -> bool:
-        """Whether `size` bytes from `block` on are data in the image."""
-        return not size or 0 < block <= self._blocks - -(-size // BLOCK)
 
     def _xattrs(self, found: Found) -> None:
         body = self._image.body(found)
@@ -212,3 +212,15 @@ class _Walk:
             name.startswith(OVERLAYS) or encode_xattr(name, each) is None for name, each in every
         ):
             raise damaged("an extended attribute")
+
+
+def _check_names(before: bytes, names: list[bytes]) -> None:
+    """Whether the names of a block can be those, after the last one of the block before it."""
+    every = b"".join(names)
+    if (
+        not all(map(operator.lt, (before, *names), names))
+        or max(map(len, names)) > NAME_BYTES
+        or b"/" in every
+        or b"\0" in every
+    ):
+        raise damaged("a name")
