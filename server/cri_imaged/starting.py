@@ -5,6 +5,7 @@ Used by a daemon, and by a check while no daemon runs.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Container
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -25,6 +26,7 @@ from cri_imaged.images.documents import StoredDocuments
 from cri_imaged.images.events import Events
 from cri_imaged.images.gc import GarbageCollector
 from cri_imaged.images.health.durability import epoch
+from cri_imaged.images.health.hiding import show_what_is_whole
 from cri_imaged.images.health.rebuild import Rebuilder
 from cri_imaged.images.health.recover import recover
 from cri_imaged.images.health.salvage import Salvager, open_database
@@ -96,7 +98,8 @@ async def started(config: Config, *, offline: bool = False) -> AsyncIterator[Sta
     """
     options, limits = config.image, config.image.limits
     budget = MemoryBudget(limits.memory_bytes)
-    async with _stores(config, budget, offline=offline) as stores:
+    lost = asyncio.Event()
+    async with _stores(config, budget, lost, offline=offline) as stores:
         now = epoch(config.root)
         is_new = await recover(stores, now, unmounted=lambda views: stale_views(mounts(), views))
         pins = Pins(options.pins)
@@ -116,7 +119,11 @@ async def started(config: Config, *, offline: bool = False) -> AsyncIterator[Sta
         decrypter = _decrypter(options.image_decryption, limits)
         async with (
             _pool(options, budget) as pool,
-            background(_tell_confinement(pool), space.watch()),
+            background(
+                _tell_confinement(pool),
+                space.watch(),
+                show_what_is_whole(lost, stores.database, publisher),
+            ),
         ):
             WorkerMetrics(metrics.registry, lambda: pool.process)
             transfers = Transfers(stores, pool, limits, metrics.fetched, space.room_for)
@@ -166,13 +173,15 @@ async def _tell_confinement(pool: WorkerPool) -> None:
 
 
 @asynccontextmanager
-async def _stores(config: Config, budget: MemoryBudget, *, offline: bool) -> AsyncIterator[Stores]:
+async def _stores(
+    config: Config, budget: MemoryBudget, lost: asyncio.Event, *, offline: bool
+) -> AsyncIterator[Stores]:
     root = config.root
     with locked(root):
         database = await open_database(root / "metadata.db")
         trash = Trash(root / "trash")
         try:
-            content = FileContentStore(root / "content", database, trash)
+            content = FileContentStore(root / "content", database, trash, lost.set)
             documents = StoredDocuments(content, budget, config.image.limits)
             kept = await database.read(garbage.snapshotters)
             async with _proxies(config, database) as proxies:

@@ -44,6 +44,36 @@ def test_a_mirror_whose_name_nobody_knows_is_found(tmp_path: Path) -> None:
     )
 
 
+def test_the_hosts_of_all_other_registries_are_looked_at_too(tmp_path: Path) -> None:
+    write(tmp_path, "_default", '[host."https://mirror.invalid"]')
+    (found,) = findings_of_hosts(str(tmp_path))
+    assert found.what.startswith(
+        f"the name mirror.invalid, which {tmp_path}/_default has, cannot be resolved"
+    )
+    (tmp_path / "_default" / "hosts.toml").write_text("[host")
+    (found,) = findings_of_hosts(str(tmp_path))
+    assert found.what.startswith(f"{tmp_path}/_default/hosts.toml:1: ")
+
+
+@pytest.mark.parametrize("folder", ["registry.invalid", "_default"])
+def test_a_registry_that_nobody_knows_is_found_until_it_has_the_mirror_that_is_told(
+    tmp_path: Path, folder: str
+) -> None:
+    def findings() -> list[Finding]:
+        image = {
+            "pinned_images": {"sandbox": "registry.invalid/pause:1", "more": "[::1]:5000/more:1"},
+            "registry": {"config_path": str(tmp_path)},
+        }
+        config = load_config(None, privileged=True, overrides={"image": image})
+        return list(diagnosis.of_names(config))
+
+    (found,) = findings()
+    assert found.what.startswith("the name registry.invalid, which the configuration has, cannot")
+    assert "mirror in hosts.toml" in found.remedy
+    write(tmp_path, folder, '[host."http://127.0.0.1:1"]')
+    assert findings() == []
+
+
 def test_a_registry_that_is_blocked_is_no_finding(tmp_path: Path) -> None:
     write(tmp_path, "blocked.example", "blocked = true")
     assert findings_of_hosts(str(tmp_path)) == []

@@ -23,7 +23,7 @@ class Bench:
         self.root = root
         self.database = database
         self.trash = trash
-        self.files = FileContentStore(root / "content", database, trash)
+        self.files = FileContentStore(root / "content", database, trash, lambda: None)
         self.lease = leases.new()
 
     @classmethod

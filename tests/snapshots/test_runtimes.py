@@ -112,6 +112,35 @@ async def test_a_chain_is_adopted_on_the_chain_below_it_alone(bench: Bench) -> N
         await snapshots.prepare("key", "nowhere", {REF_LABEL: upper})
 
 
+async def test_a_chain_is_adopted_on_what_the_runtime_had_unpacked_itself(bench: Bench) -> None:
+    """containerd never asks again for a chain that it has, and names it in its own way."""
+    snapshots = runtime(bench)
+    mounts = await snapshots.prepare("ns/1/extract", "", {})
+    with shown(mounts) as directory:
+        (directory / "own").touch()
+    lower = await bench.add(LOWER)
+    upper = await bench.add(UPPER, lower)
+    top = await bench.add(LOWER, upper)
+    own = f"ns/2/{lower}"
+    await snapshots.commit(own, "ns/1/extract", {})
+    await snapshots.adopt([lower, upper, top])
+    parent = own
+    for chain_id in (upper, top):
+        for _ in range(2):
+            with pytest.raises(AlreadyExistsError, match="is here already"):
+                await snapshots.prepare("extract", parent, {REF_LABEL: chain_id})
+        (found,) = [
+            each
+            for each in await snapshots.list()
+            if each.parent == parent and each.labels.get(REF_LABEL) == chain_id
+        ]
+        assert (found.kind, found.chain_id) == (SnapshotKind.COMMITTED, chain_id)
+        parent = found.name
+    with shown(await snapshots.prepare("ns/3/container", parent, {})) as directory:
+        assert differences(scan(directory), model([LOWER, UPPER, LOWER])) == []
+    assert (await snapshots.stat(top)).parent == upper, "the other names are what they were"
+
+
 async def test_what_a_container_stands_on_is_never_collected(bench: Bench) -> None:
     lower = await bench.add(LOWER)
     upper = await bench.add(UPPER, lower)

@@ -18,9 +18,8 @@ from urllib.parse import urlsplit
 from cri_imaged import __file__ as package
 from cri_imaged.config import Config
 from cri_imaged.config.options import ContainerdOptions
-from cri_imaged.errors import ConfigError, RegistryError
+from cri_imaged.errors import ConfigError, ImagedError, RegistryError
 from cri_imaged.full_disk import has_inodes
-from cri_imaged.oci.reference import Reference
 from cri_imaged.registry.auth.provider_config import files_of, read_providers
 from cri_imaged.registry.hosts.directory import HostsDirectory
 from cri_imaged.rpc.node.v1 import runtimes_pb2, upkeep_pb2
@@ -168,10 +167,15 @@ def of_clock() -> Iterator[Finding]:
 
 
 def of_names(config: Config) -> Iterator[Finding]:
-    """Whether the registries' names can be resolved."""
-    hosts = {_host(reference) for reference in config.image.required_images.values()}
-    for host in sorted(hosts):
-        yield from _of_name(host, "the configuration")
+    """Whether the registries' names can be resolved, but for one that has a mirror."""
+    directory = HostsDirectory(config.image.registry.config_path, {})
+    for registry in sorted({each.registry for each in config.image.required_images.values()}):
+        try:
+            *mirrors, last = directory.hosts(registry)
+        except ImagedError:
+            continue  # a file that is found elsewhere, or blocked on purpose
+        if not mirrors:
+            yield from _of_name(urlsplit(last.url("")).hostname or "", "the configuration")
 
 
 def _of_name(host: str, source: str) -> Iterator[Finding]:
@@ -201,12 +205,13 @@ def of_hosts(config: Config) -> Iterator[Finding]:
 
 
 def _registries(folder: Path) -> list[str]:
-    """The registries that have a folder in `folder`; containerd writes a port as `_PORT_`."""
+    """The registries that have a folder in `folder`, and what stands for all others; containerd
+    writes a port as `_PORT_`."""
     try:
         names = sorted(each.name for each in folder.iterdir() if each.is_dir())
     except OSError:
         return []
-    return [re.sub(r"_(\d+)_$", r":\1", name) for name in names if name != "_default"]
+    return [re.sub(r"_(\d+)_$", r":\1", name) for name in names]
 
 
 def of_credential_providers(config: Config) -> Iterator[Finding]:
@@ -236,8 +241,3 @@ def of_programs(config: Config) -> Iterator[Finding]:
     """What containerd needs beside itself."""
     if config.runtime.containerd is not None and shutil.which("runc") is None:
         yield Finding("runc is not in PATH", "install runc, or another OCI runtime")
-
-
-def _host(reference: Reference) -> str:
-    host = str(reference).partition("/")[0].partition(":")[0]
-    return "registry-1.docker.io" if host == "docker.io" else host

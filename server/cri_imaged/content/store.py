@@ -41,7 +41,11 @@ T = TypeVar("T")
 class FileContentStore:
     """A `ContentStore` of files below one directory, known to the metadata database."""
 
-    def __init__(self, directory: Path, database: Database, trash: Trash) -> None:
+    def __init__(
+        self, directory: Path, database: Database, trash: Trash, lost: Callable[[], object]
+    ) -> None:
+        """`lost` is called where a blob is found to be damaged or gone while it is used."""
+        self._lost = lost
         self._blobs = directory / "blobs"
         self._ingests = directory / "ingest"
         self._database = database
@@ -79,6 +83,7 @@ class FileContentStore:
         if gone:
             lost = {info.digest: replace(info, state="lost") for info in gone}
             await self._database.write(lambda db: blobs.lost(db, lost), durable=True)
+            self._lost()
             held.update(lost)
         return held
 
@@ -107,6 +112,7 @@ class FileContentStore:
         found = await on_disk(read)
         if found is None:
             await self._database.write(lambda db: blobs.lost(db, [digest]), durable=True)
+            self._lost()
             raise CorruptContentError(f"blob {digest} is damaged on disk; pull its image again")
         return found[0]
 

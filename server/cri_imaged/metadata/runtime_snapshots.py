@@ -94,7 +94,7 @@ def stack(db: sqlite3.Connection, row: RuntimeRow) -> Stack:
     own = db.execute(
         "WITH RECURSIVE below(id, depth) AS (SELECT ?, 0"
         " UNION ALL SELECT r.parent, depth + 1 FROM runtime_snapshots r JOIN below"
-        "  ON r.id = below.id WHERE r.parent IS NOT NULL)"
+        "  ON r.id = below.id WHERE r.parent IS NOT NULL AND NOT r.adopted)"
         " SELECT r.id FROM below JOIN runtime_snapshots r ON r.id = below.id"
         " WHERE depth > 0 AND NOT r.adopted ORDER BY depth",
         (row.id,),
@@ -106,8 +106,8 @@ def stack(db: sqlite3.Connection, row: RuntimeRow) -> Stack:
 def adopt(
     db: sqlite3.Connection, owner: Owner, chain_id: str, parent: str, labels: Mapping[str, str]
 ) -> bool:
-    """Let the name `chain_id` stand for our snapshot of that chain, on top of the name that stands
-    for the one below. False where we have no such snapshot, or not on top of that.
+    """Let a name stand for our snapshot of that chain, on top of the name that stands for the one
+    below. False where we have no such snapshot, or not on top of that.
 
     Raises:
         NotFoundError: there is no `parent`.
@@ -117,19 +117,41 @@ def adopt(
         return False
     below = require(db, owner, parent) if parent else None
     _, *ours = snapshots.stack(db, snapshot)
-    taken = find(db, owner, chain_id)
-    if (below is not None and not below.adopted) or (taken is not None and not taken.adopted):
-        return False
-    if (below.snapshot if below else None) != (ours[0] if ours else None):
+    name = _name_on(below, chain_id)
+    taken = find(db, owner, name)
+    if not _stands_for(db, below, ours) or (taken is not None and not taken.adopted):
         return False
     now = time.time()
+    db.execute(
+        "UPDATE runtime_snapshots SET snapshot = ? WHERE runtime = ? AND snapshotter = ?"
+        " AND adopted AND name GLOB ?",
+        (snapshot, *owner, f"{chain_id}@*"),
+    )
     db.execute(
         "INSERT INTO runtime_snapshots (runtime, snapshotter, name, kind, adopted, parent,"
         " snapshot, labels, created, updated) VALUES (?, ?, ?, 'committed', 1, ?, ?, ?, ?, ?)"
         " ON CONFLICT (runtime, snapshotter, name) DO UPDATE SET snapshot = excluded.snapshot",
-        (*owner, chain_id, below and below.id, snapshot, json.dumps(dict(labels)), now, now),
+        (*owner, name, below and below.id, snapshot, json.dumps(dict(labels)), now, now),
     )
     return True
+
+
+def _name_on(below: RuntimeRow | None, chain_id: str) -> str:
+    """The chainID; with a mark where what is below is no name of ours, as each stands on one."""
+    if below is None or (below.adopted and below.info.name == below.info.chain_id):
+        return chain_id
+    return f"{chain_id}@{Digest.of(below.info.name.encode()).hex[:16]}"
+
+
+def _stands_for(db: sqlite3.Connection, below: RuntimeRow | None, ours: list[int]) -> bool:
+    """Whether `below` is the highest of `ours`, or the very layers, which the runtime had unpacked
+    itself before: containerd's `namespace/number/chainID`."""
+    if below is None or not ours:
+        return below is None and not ours
+    if below.adopted:
+        return below.snapshot == ours[0]
+    (chain_id,) = db.execute("SELECT chain_id FROM snapshots WHERE id = ?", ours[:1]).fetchone()
+    return below.info.kind == SnapshotKind.COMMITTED and below.info.name.endswith(f"/{chain_id}")
 
 
 def insert(

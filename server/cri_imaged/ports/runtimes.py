@@ -59,7 +59,8 @@ class RuntimeSnapshots(Protocol):
     for the chain below (or "" for the bottom layer), makes a committed snapshot of the runtime's
     whose name is the chainID, and raises `AlreadyExistsError`; once more is the same. The name
     never differs, as the runtime goes on using it when our row was lost and is made again. Other
-    chains are the runtime's own work.
+    chains are the runtime's own work. Where it has the chain below by its own work, the name bears
+    a mark besides, of what it stands on.
 
     Every verb raises `NotFoundError` for a name, a parent or layers that are not there (any more).
     """

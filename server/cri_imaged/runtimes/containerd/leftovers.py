@@ -73,7 +73,7 @@ class Leftovers:
         found = {
             plugin
             for plugin, each in held
-            if each.name == each.chain_id and each.name not in chains
+            if each.chain_id and each.name.startswith(each.chain_id) and each.chain_id not in chains
         }
         if quiet:
             found |= {plugin async for plugin in self._forgotten(held)}

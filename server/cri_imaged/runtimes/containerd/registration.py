@@ -131,10 +131,11 @@ class Registration:
 
     def _labels(self, image: RuntimeImage, document: Document) -> dict[str, str]:
         """What containerd's collector follows from a document. Layers are left out: they are not
-        there."""
+        there. Each manifest of an index has a label of its own: another image may be of the same
+        index, for another platform."""
         labels = {
-            f"containerd.io/gc.ref.content.m.{number}": str(manifest)
-            for number, manifest in enumerate(document.manifests)
+            f"containerd.io/gc.ref.content.m.{manifest.hex[:12]}": str(manifest)
+            for manifest in document.manifests
         }
         if document.config is not None:
             labels["containerd.io/gc.ref.content.config"] = document.config
