@@ -13,7 +13,7 @@ import pytest
     [
         ("main.app(['--help'], standalone_mode=False)", "grpc google.protobuf cri_imaged.config"),
         ("import cri_imaged.cli.commands.images", "msgspec cri_imaged.config cri_imaged.oci"),
-        ("try: main.app(['images', '-a', '/none'])\nexcept main.Failure: pass", "pydantic"),
+        ("try: main.app(['images', '--address', '/none'])\nexcept main.Failure: pass", "pydantic"),
     ],
 )
 def test_what_a_command_does_not_need_is_not_imported(work: str, needless: str) -> None:

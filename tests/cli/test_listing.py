@@ -70,6 +70,23 @@ async def test_a_repositorys_name_means_all_its_tags(peer: Peer) -> None:
         assert "no such image is present" in (await peer.run("images", name)).err
 
 
+async def test_a_stands_for_all_as_elsewhere(peer: Peer) -> None:
+    pinned = api_pb2.Image(id="sha256:ff", pinned=True)
+    peer.answers["StreamImages"] = [api_pb2.StreamImagesResponse(images=[IMAGE, pinned])]
+    for words in (["images", "-a"], ["ls", "-aq"], ["image", "ls", "--all"]):
+        ran = await peer.run(*words)
+        assert (ran.code, ran.err) == (0, "")
+        assert len(set(re.findall("0123456789abc|ff", ran.out))) == 2
+
+    peer.answers["ImageStatus"] = api_pb2.ImageStatusResponse(image=IMAGE)
+    peer.answers["RemoveImage"] = api_pb2.RemoveImageResponse()
+    assert (await peer.run("rmi", "-a", "/run/elsewhere.sock")).code == 2  # once was --address
+    assert not peer.asked(api_pb2.RemoveImageRequest)
+    assert (await peer.run("rmi", "-a")).code == 0
+    (removed,) = peer.asked(api_pb2.RemoveImageRequest)
+    assert removed.image.image == IMAGE_ID
+
+
 async def test_a_filter_that_nothing_meets_is_told(peer: Peer) -> None:
     peer.answers["StreamImages"] = [api_pb2.StreamImagesResponse()]
     ran = await peer.run("images", "ls")
@@ -151,7 +168,7 @@ async def test_inspect_by_a_template(peer: Peer) -> None:
     assert "\x1b" not in await shown("{{.Config.WorkingDir}} {{.Config}} {{json .}}")
     whole = json.loads(await shown("{{json .}}"))
     assert (whole["Config"], "Config.User" in whole) == (config, False)
-    refused = await peer.run("inspect", "--format", "{{.Config.Secret}}", "a")
+    refused = await peer.run("inspect", "-f", "{{.Config.Secret}}", "a")
     assert (refused.code, refused.out) == (2, "")
     assert ".Config.Entrypoint" in refused.err
     for odd in ("[]", '{"imageSpec": 5}', '{"imageSpec": {"config": [], "rootfs": 1}}', "{"):

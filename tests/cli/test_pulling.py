@@ -113,7 +113,7 @@ async def test_all_tags(peer: Peer) -> None:
     asked = [request.image.image for request in peer.asked(api_pb2.PullImageRequest)]
     assert asked == ["docker.io/library/a:1", "docker.io/library/a:2"]
     peer.answers["ListTags"] = grpc.StatusCode.NOT_FOUND, "no such repository"
-    assert (await peer.run("pull", "--all-tags", "a")).code == 3
+    assert (await peer.run("pull", "-a", "a")).code == 3
 
 
 async def test_a_pull_for_another_platform(peer: Peer) -> None:

@@ -14,7 +14,6 @@ Address: TypeAlias = Annotated[
     str | None,
     typer.Option(
         "--address",
-        "-a",
         envvar="CRI_IMAGED_ADDRESS",
         metavar="SOCKET",
         help="The daemon's Unix socket. Default: the system's, or this user's own.",

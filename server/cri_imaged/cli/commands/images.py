@@ -47,6 +47,9 @@ def images(
     name: Annotated[
         str, typer.Argument(help="Show only images of this repository, tag, digest or ID.")
     ] = "",
+    _every: Annotated[
+        bool, typer.Option("--all", "-a", help="By habit: all are listed in any case.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print full IDs only.")] = False,
     digests: Annotated[bool, typer.Option("--digests", help="Show digests too.")] = False,
     no_trunc: Annotated[bool, typer.Option("--no-trunc", help="Show whole image IDs.")] = False,

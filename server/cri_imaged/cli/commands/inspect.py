@@ -35,6 +35,7 @@ def inspect(
         str,
         typer.Option(
             "--format",
+            "-f",
             metavar="TEMPLATE",
             help="A line for each image, as for docker: {{.Id}}, {{.RepoTags}}, "
             "{{.Config.Entrypoint}} and so on; what is no text, as JSON.",

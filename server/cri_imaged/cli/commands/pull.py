@@ -42,7 +42,7 @@ def pull(
     creds: Creds = "",
     platform: ForPlatform = "",
     all_tags: Annotated[
-        bool, typer.Option("--all-tags", help="Pull every tag of the repositories.")
+        bool, typer.Option("--all-tags", "-a", help="Pull every tag of the repositories.")
     ] = False,
     runtime_handler: Handler = "",
     timeout: Annotated[

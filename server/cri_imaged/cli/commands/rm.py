@@ -23,7 +23,7 @@ def rm(
         ),
     ] = None,
     every: Annotated[
-        bool, typer.Option("--all", help="Remove every image that is not pinned.")
+        bool, typer.Option("--all", "-a", help="Remove every image that is not pinned.")
     ] = False,
     force: Annotated[
         bool, typer.Option("--force", "-f", help="Do not fail for names that are not there.")
