@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
+from cri_imaged.errors import InUseError
 from cri_imaged.limits import Limits
 from cri_imaged.obs.runtime_metrics import RuntimesMetrics
 from cri_imaged.oci.digest import Digest
@@ -334,3 +335,21 @@ async def test_no_container_begins_while_images_are_withdrawn_whoever_asks_for_t
             pass
         store.go.set()
         assert await asked == frozenset()
+
+
+@pytest.mark.parametrize("text", ['[{"id": "c", "ima', '{"image": 1}', "7", "[7]"])
+async def test_a_list_of_containers_that_cannot_be_read_is_not_taken_for_an_empty_one(
+    bench: Bench, registry: GatedRegistry, tmp_path: Path, text: str
+) -> None:
+    """A volatile list is not synced: a power cut may leave anything of it."""
+    containers = tmp_path / "store" / "graph" / "overlay-containers"
+    containers.mkdir(parents=True)
+    async with publishing(bench, tmp_path / "store") as link:
+        serve(registry, image_of(layer(0)))
+        image = (await bench.pull()).image.id
+        (containers / "volatile-containers.json").write_text(text)
+        with pytest.raises(InUseError, match=r"volatile-containers\.json does not tell"):
+            await link.images_in_use()
+        await bench.parts.remover.remove(image)
+        assert "does not tell" in link.status().problem
+        assert [each["id"] for each in shown(tmp_path / "store")] == [image.hex]
