@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -31,12 +32,14 @@ def test_differences_are_named_by_key(tmp_path: Path) -> None:
     new = configured(
         tmp_path,
         'root = "/a"\n[debug]\nlevel = "warn"\n[image.limits]\nlayers = 3\n'
+        '[image.gc]\nmax_age = "1h"\nkeep = ["a"]\n'
         '[image.registry.configs."r.example".auth]\nusername = "u"\n',
     )
     assert list(differences(old, old)) == []
     assert set(differences(old, new)) == {
         "root",
         "debug.level",
+        "image.gc",
         "image.limits.layers",
         "image.registry.configs",
     }
@@ -100,6 +103,17 @@ def test_a_client_is_told_what_changed_and_what_takes_a_restart(daemon: Daemon) 
     failed: subprocess.CompletedProcess[str] = daemon.cli("config", "reload", check=False)
     assert failed.returncode == 2
     assert f"{drop_in}: image.pinned: unknown key" in failed.stderr
+
+
+def test_caps_and_the_nodes_policy_change_while_it_runs(daemon: Daemon) -> None:
+    """Also where nothing else of the file has changed."""
+    text = daemon.config.read_text()
+    daemon.config.write_text(f'{text}[image.gc]\nmax_age = "336h"\n')
+    assert daemon.cli("config", "reload").stdout == "image.gc: changed\n"
+    removals = json.loads(daemon.cli("gc", "--images", "--dry-run", "-o", "json").stdout)
+    assert removals["enabled"]
+    daemon.config.write_text(f'{text}[image.bandwidth]\nbytes_per_second = "1MiB"\n')
+    assert daemon.cli("config", "reload").stdout == "image.bandwidth: changed\nimage.gc: changed\n"
 
 
 def test_a_key_that_cannot_be_read_changes_nothing(daemon: Daemon) -> None:

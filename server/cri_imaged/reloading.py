@@ -94,8 +94,10 @@ class Reloader:
 
 
 def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
-    """The keys whose values differ. A table of the user's own names is one key."""
-    if type(old) is not type(new) or not isinstance(old, msgspec.Struct):
+    """The keys whose values differ. A table that is taken over as a whole is one key, as is one of
+    the user's own names."""
+    whole = path in RELOADABLE or not isinstance(old, msgspec.Struct)
+    if whole or type(old) is not type(new):
         if old != new:
             yield path
         return
