@@ -12,6 +12,10 @@ from tests.support.worker_coverage import pytest_configure
 
 __all__ = ["pytest_configure", "pytest_runtest_makereport", "pytest_sessionstart"]
 
+# How long an example takes is the machine's business.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
+
 FUZZ_FACTOR = int(os.environ.get("FUZZ_FACTOR", "1"))
 
 

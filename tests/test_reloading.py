@@ -16,6 +16,7 @@ from cri_imaged.errors import NoSpaceError
 from cri_imaged.process import background
 from cri_imaged.reloading import RELOADABLE, Reloader, differences, taken_over
 from tests.support.daemon import Daemon
+from tests.support.images import file, image, layer, write_layout
 from tests.support.process import wait_until
 
 NAME = "registry.example/team/app:1"
@@ -31,7 +32,7 @@ def test_differences_are_named_by_key(tmp_path: Path) -> None:
     old = default_config(privileged=True)
     new = configured(
         tmp_path,
-        'root = "/a"\n[debug]\nlevel = "warn"\n[image.limits]\nlayers = 3\n'
+        'root = "/a"\n[debug]\nlevel = "warn"\n[image.limits]\nlayers = 3\nrunning_pulls = 3\n'
         '[image.gc]\nmax_age = "1h"\nkeep = ["a"]\n'
         '[image.registry.configs."r.example".auth]\nusername = "u"\n',
     )
@@ -41,10 +42,11 @@ def test_differences_are_named_by_key(tmp_path: Path) -> None:
         "debug.level",
         "image.gc",
         "image.limits.layers",
+        "image.limits.running_pulls",
         "image.registry.configs",
     }
     mixed = taken_over(old, new)
-    assert set(differences(mixed, new)) == {"root", "image.limits.layers"}
+    assert set(differences(mixed, new)) == {"root", "image.limits.running_pulls"}
     assert set(differences(old, mixed)) <= RELOADABLE
 
 
@@ -95,9 +97,12 @@ def test_a_client_is_told_what_changed_and_what_takes_a_restart(daemon: Daemon) 
     drop_ins = daemon.config.parent / "config.d"
     drop_ins.mkdir()
     drop_in = drop_ins / "a.toml"
-    drop_in.write_text(f'[image.pinned_images]\nmine = "{NAME}"\n[image.limits]\nlayers = 9\n')
+    drop_in.write_text(
+        f'[image.pinned_images]\nmine = "{NAME}"\n[image.limits]\nrunning_pulls = 9\n'
+    )
     assert daemon.cli("config", "reload").stdout == (
-        "image.pinned_images: changed\nimage.limits.layers: changes with a restart of the daemon\n"
+        "image.pinned_images: changed\n"
+        "image.limits.running_pulls: changes with a restart of the daemon\n"
     )
     drop_in.write_text("[image]\npinned = 1\n")
     failed: subprocess.CompletedProcess[str] = daemon.cli("config", "reload", check=False)
@@ -114,6 +119,25 @@ def test_caps_and_the_nodes_policy_change_while_it_runs(daemon: Daemon) -> None:
     assert removals["enabled"]
     daemon.config.write_text(f'{text}[image.bandwidth]\nbytes_per_second = "1MiB"\n')
     assert daemon.cli("config", "reload").stdout == "image.bandwidth: changed\nimage.gc: changed\n"
+
+
+def test_limits_hold_for_what_begins_after_a_reload(daemon: Daemon, tmp_path: Path) -> None:
+    text = daemon.config.read_text()
+    layers = [layer({name: file(name)}) for name in ("a", "b")]
+    archive = str(write_layout(tmp_path / "layout", NAME, image(*layers)))
+    daemon.config.write_text(f"{text}[image.limits]\nlayers = 1\nreference_bytes = 20\n")
+    said = daemon.cli("config", "reload").stdout
+    assert said == "image.limits.reference_bytes: changed\nimage.limits.layers: changed\n"
+    refused = daemon.cli("import", "--name", "a:1", archive, check=False)
+    assert "limit 1" in refused.stderr
+    assert "limit 20" in daemon.cli("inspect", NAME, check=False).stderr
+
+    daemon.config.write_text(f"{text}[image.limits]\nlayers = 2\nrunning_pulls = 1\n")
+    assert daemon.cli("config", "reload").stdout == (
+        "image.limits.reference_bytes: changed\nimage.limits.layers: changed\n"
+        "image.limits.running_pulls: changes with a restart of the daemon\n"
+    )
+    daemon.cli("import", archive)
 
 
 def test_a_key_that_cannot_be_read_changes_nothing(daemon: Daemon) -> None:

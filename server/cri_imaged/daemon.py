@@ -34,6 +34,7 @@ from cri_imaged.images.verification.programs import Programs
 from cri_imaged.images.verification.standing import Standing
 from cri_imaged.images.verification.verifier import Demands, Verifier
 from cri_imaged.images.views import Views
+from cri_imaged.limits import Limits
 from cri_imaged.linking import linked
 from cri_imaged.monitoring import monitored
 from cri_imaged.obs.log import set_level
@@ -91,7 +92,7 @@ async def _serve(config: Config, log_writer: LogWriter, read: Callable[[], Confi
             config.image, parts.base, parts.puller, parts.importer, parts.remover, runtimes
         )
         await upkeep.load()
-        reloader = Reloader(config, read, _applier(parts, upkeep))
+        reloader = Reloader(config, read, _applier(config.image.limits, parts, upkeep))
         server = server_of(config, parts, runtimes, upkeep, reloader.reload)
         await stack.enter_async_context(
             monitored(
@@ -253,7 +254,9 @@ def _demands(options: VerificationOptions) -> Demands:
     return Demands(Policy(rules), programs)
 
 
-def _applier(parts: UseCases, upkeep: Upkeep) -> Callable[[Config], Awaitable[None]]:
+def _applier(
+    limits: Limits, parts: UseCases, upkeep: Upkeep
+) -> Callable[[Config], Awaitable[None]]:
     async def apply(config: Config) -> None:
         demands = _demands(config.image.verification)
         await demands.check_keys()
@@ -262,6 +265,7 @@ def _applier(parts: UseCases, upkeep: Upkeep) -> Callable[[Config], Awaitable[No
         parts.client.traffic.configure(caps(config.image.bandwidth))
         parts.base.pins.configure(config.image.pins)
         await upkeep.configure(config.image)
+        limits.take_over(config.image.limits)
         parts.demands.policy, parts.demands.programs = demands.policy, demands.programs
         parts.metrics.pulls.configure(config.metrics.registries)
         set_level(config.debug.level)

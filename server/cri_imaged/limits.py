@@ -87,8 +87,22 @@ VIEW_KEY_BYTES = 4 * KIB
 """Of a view's key, which a client chooses and every list of views repeats."""
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Caps; the defaults are the product's."""
+BUILT_IN = frozenset(
+    {
+        "memory_bytes",
+        "mounted_layers",
+        "retry_seconds",
+        "running_pulls",
+        "tries_per_request",
+        "waiting_pulls",
+    }
+)
+"""Of `Limits`: what budgets, queues and clients were made with at the start."""
+
+
+class Limits(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Caps; the defaults are the product's. The whole daemon shares one of these, so that a reload
+    changes it for what begins from then on."""
 
     manifest_bytes: int = 4 * MIB
     """Of one manifest or index."""
@@ -174,3 +188,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Disk space of unfinished downloads that are kept to be resumed."""
     resumable_seconds: float = 24 * 3600.0
     """Age up to which unfinished downloads are kept to be resumed."""
+
+    def take_over(self, wanted: Limits) -> None:
+        """Have the values of `wanted`, but for those that are `BUILT_IN`."""
+        for name in self.__struct_fields__:
+            if name not in BUILT_IN:
+                setattr(self, name, getattr(wanted, name))

@@ -11,6 +11,7 @@ import structlog
 
 from cri_imaged.config import Config
 from cri_imaged.errors import ConfigError
+from cri_imaged.limits import BUILT_IN, Limits
 
 log = structlog.get_logger()
 
@@ -36,6 +37,7 @@ RELOADABLE = frozenset(
         "image.registry.aliases",
         "image.registry.credential_provider_config",
         "image.registry.credential_provider_bin_dir",
+        *(f"image.limits.{name}" for name in Limits.__struct_fields__ if name not in BUILT_IN),
     }
 )
 """Keys that change while the daemon runs. All others are what it is built of."""

@@ -206,7 +206,7 @@ class ImageOptions(msgspec.Struct, frozen=True, kw_only=True):
     bandwidth: BandwidthOptions = BandwidthOptions()
     gc: GcOptions = GcOptions()
     runtime_platforms: dict[str, RuntimePlatform] = {}
-    limits: Limits = Limits()
+    limits: Limits = msgspec.field(default_factory=Limits)
 
     def __post_init__(self) -> None:
         for name in self.preload.runtime_handlers:

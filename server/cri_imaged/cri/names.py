@@ -14,7 +14,7 @@ class ClientNames:
     pulled as `fedora` is found as `fedora`."""
 
     def __init__(self, limits: Limits, aliases: Mapping[str, str]) -> None:
-        self._limit = limits.reference_bytes
+        self._limits = limits
         self.aliases = aliases
         """Short names and what they stand for."""
 
@@ -24,7 +24,7 @@ class ClientNames:
         Raises:
             InvalidRequestError: it is too long.
         """
-        size = len(name.encode())
-        if size > self._limit:
-            raise InvalidRequestError(f"image reference of {size} bytes, limit {self._limit}")
+        size, limit = len(name.encode()), self._limits.reference_bytes
+        if size > limit:
+            raise InvalidRequestError(f"image reference of {size} bytes, limit {limit}")
         return expanded(name, self.aliases)
