@@ -120,7 +120,8 @@ def reload(output: Format = Output.TEXT, address: Address = None) -> None:
     """Have the daemon read its configuration again.
 
     What can change while it runs does: the log's level, pinned images, registries and their
-    logins. What takes a restart is named. A wrong configuration changes nothing.
+    logins, verification, limits, caps, and which images come and go by themselves. What takes a
+    restart is named. A wrong configuration changes nothing.
 
     \b
     Examples:
