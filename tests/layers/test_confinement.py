@@ -149,3 +149,18 @@ def test_the_zygote_loads_no(module: str) -> None:
     script = f"import cri_imaged.layers.worker.zygote, sys; sys.exit({module!r} in sys.modules)"
     # With the zygote's empty environment; measuring coverage would load more.
     subprocess.run([sys.executable, "-I", "-c", script], env={}, check=True)
+
+
+@pytest.mark.real
+def test_a_chroots_root_that_is_no_mount_keeps_no_worker_from_its_namespaces(
+    tmp_path: Path,
+) -> None:
+    require_real(os.geteuid() == 0, "only root may chroot")
+    program = (
+        "import os, sys; from cri_imaged.layers.worker import namespaces; "
+        "os.chroot(sys.argv[1]); os.chdir('/'); print('mount' in namespaces.apart())"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=False
+    )
+    assert run.stdout == "True\n", run.stderr

@@ -52,8 +52,10 @@ def apart() -> list[str]:
             _unshare(flag)
             held.append(name)
     if "mount" in held:
-        # Unmounted elsewhere, unmounted here: a disk must not stay in use for our sake.
-        libc.checked(libc.lib.mount(b"none", b"/", None, _MS_REC | _MS_SLAVE, None), "mount")
+        # Unmounted elsewhere, unmounted here: a disk must not stay in use for our sake. In a chroot
+        # the root need be no mount.
+        with contextlib.suppress(OSError):
+            libc.checked(libc.lib.mount(b"none", b"/", None, _MS_REC | _MS_SLAVE, None), "mount")
     return held
 
 
