@@ -344,6 +344,13 @@ def test_statuses(code: str, details: str, exit_code: ExitCode, message: str) ->
     assert (failure.code, failure.message) == (exit_code, message)
 
 
+def test_who_meets_a_blocked_registry_is_not_sent_for_credentials() -> None:
+    blocked = of_status("PERMISSION_DENIED", "r.example is blocked by /c/r.example/hosts.toml")
+    assert blocked.code == ExitCode.DENIED
+    assert "do not help" in blocked.hint
+    assert "--creds" in of_status("PERMISSION_DENIED", "403").hint
+
+
 @pytest.mark.parametrize("code", [each.name for each in grpc.StatusCode])
 def test_every_status_is_some_failure(code: str) -> None:
     failure = of_status(code, "")

@@ -61,6 +61,8 @@ def of_status(code: str, details: str) -> Failure:
         details = details.removeprefix(_REGISTRY_UNAVAILABLE)
     if code == "UNIMPLEMENTED":
         hint = "the daemon is of another version than this command; restart or update it"
+    elif " is blocked by " in details:
+        hint = "credentials do not help: that file keeps this node from the registry"
     elif code == "RESOURCE_EXHAUSTED":
         hint = "free disk space or see [image.limits] in docs/configuration.md"
     else:
