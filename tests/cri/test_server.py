@@ -84,7 +84,7 @@ async def serving(
     )
     async with use_cases(config) as parts:
         upkeep = Upkeep(config.image, parts.base, parts.puller, parts.importer, parts.remover, {})
-        reloader = Reloader(config, lambda: config, _applier(parts, upkeep))
+        reloader = Reloader(config, lambda: config, _applier(config.image.limits, parts, upkeep))
         server = server_of(config, parts, {}, upkeep, reloader.reload)
         await server.start()
         try:
