@@ -110,3 +110,42 @@ async def test_ready_bytes_are_what_protobuf_makes_of_the_store(
             assert joined(ready) == cri.ListImagesResponse(images=wanted).SerializeToString()
     finally:
         await database.close()
+
+
+async def test_a_list_in_batches_keeps_up_with_changes(root: Path) -> None:
+    database = await Database.open(root / "batches.db")
+    try:
+        await database.write(lambda db: blobs.insert(db, M, 1, None))
+        pins = Pins()
+        publisher = Publisher(ImageStore(database, pins, ["vm"]), Events())
+
+        async def pulled(number: int) -> None:
+            new = NewImage(
+                image_id=IDS[number],
+                handler="",
+                names=(NAMES[number],),
+                target=Descriptor(OCI_MANIFEST, M, 1),
+                manifest=M,
+                documents=frozenset({M}),
+                layers=frozenset(),
+                size=1,
+                user="",
+                snapshotter="native",
+                chain_id=None,
+            )
+            await change(publisher, database, pins, new)
+
+        for number in range(4):
+            await pulled(number)
+        batches = ReadyImages(publisher.store, shown_id).batches(2)
+        first = next(batches)
+        await change(publisher, database, pins, (IDS[0], ""))  # it was shown already
+        await change(publisher, database, pins, (IDS[2], ""))
+        await change(publisher, database, pins, frozenset({NAMES[3]}))
+        await pulled(4)
+        images = cri.StreamImagesResponse.FromString(first + b"".join(batches)).images
+        assert [(each.id, each.pinned) for each in images] == [
+            (IDS[number].hex, number == 3) for number in (0, 1, 3, 4)
+        ]
+    finally:
+        await database.close()

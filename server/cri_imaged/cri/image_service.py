@@ -127,10 +127,12 @@ class ImageService:
     async def StreamImages(  # noqa: N802
         self, request: cri.StreamImagesRequest, context: Any
     ) -> AsyncIterator[bytes]:
-        """As ListImages, in batches of any total size (KEP-5825)."""
-        found = self._list(request.filter)
-        for start in range(0, len(found), _BATCH):
-            yield b"".join(found[start : start + _BATCH])
+        """As ListImages, in batches of any total size (KEP-5825), which keep up with changes."""
+        if not request.filter.image.image:
+            for batch in self._ready.batches(_BATCH):
+                yield batch
+        elif found := self._list(request.filter):
+            yield b"".join(found)
 
     async def RemoveImage(  # noqa: N802
         self, request: cri.RemoveImageRequest, context: Any

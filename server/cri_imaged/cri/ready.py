@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from cri_imaged.cri import convert
 from cri_imaged.images.store import Image, ImageStore, Key
@@ -25,6 +25,17 @@ class ReadyImages:
     def all(self) -> Iterable[bytes]:
         """Those that the store has now, in its order."""
         return self._pieces.values()
+
+    def batches(self, size: int) -> Iterator[bytes]:
+        """All of them, up to `size` in each. The store may change in between: each is shown as it
+        is when its batch is made, what has gone by then is not, and what came is shown last."""
+        shown: set[Key] = set()
+        while wanted := [key for key in self._pieces if key not in shown]:
+            for start in range(0, len(wanted), size):
+                batch = wanted[start : start + size]
+                shown.update(batch)
+                if pieces := [self._pieces[key] for key in batch if key in self._pieces]:
+                    yield b"".join(pieces)
 
     def _changed(self, key: Key, image: Image | None) -> None:
         if image is None:
