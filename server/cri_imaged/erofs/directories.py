@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
-from cri_imaged.erofs.format import BLOCK, DIRECTORY, DIRENT, Entry, encode_block
+from cri_imaged.erofs.format import BLOCK, DIRECTORY, DIRENT, encode_block
 
 PARENT = struct.Struct("<Q")
 NAME_BYTES = 255
 _TYPE_BITS = 3
+_TYPE_MASK = (1 << _TYPE_BITS) - 1
 
 
 def value(nid: int, kind: int) -> int:
@@ -24,7 +25,12 @@ def nid_of(packed: int) -> int:
 
 def type_of(packed: int) -> int:
     """The type in a `value`."""
-    return packed & (1 << _TYPE_BITS) - 1
+    return packed & _TYPE_MASK
+
+
+def kinds_of(values: Iterable[int]) -> list[int]:
+    """As `type_of`, for each."""
+    return [packed & _TYPE_MASK for packed in values]
 
 
 class Directory:
@@ -39,27 +45,24 @@ class Directory:
             raise ValueError("not a name")
         self._names = names
         self._parent = -1
-        self._blocks: list[list[bytes]] = list(packed(sorted([*names, b".", b".."])))
-        self.links = 2 + sum(type_of(each) == DIRECTORY for each in names.values())
+        self._blocks = list(packed(sorted([*names, b".", b".."])))
+        self.links = 2 + kinds_of(names.values()).count(DIRECTORY)
         last = self._blocks[-1]
         self.size = BLOCK * (len(self._blocks) - 1) + _size(last)
 
     def blocks(self) -> Iterator[tuple[bytes, bool]]:
         """Each block, as long as its entries, and whether it is the last. `nid` is known."""
+        own = value(self.nid, DIRECTORY)
         for number, names in enumerate(self._blocks, start=1):
             self._parent = names.index(b"..") if b".." in names else -1
-            yield encode_block([self._entry(name) for name in names]), number == len(self._blocks)
+            found = [self._names.get(name, own) for name in names]
+            nids = [each >> _TYPE_BITS for each in found]
+            yield encode_block(names, nids, kinds_of(found)), number == len(self._blocks)
 
     def place(self, address: int) -> None:
         """Where the block goes that `blocks` gave last."""
         if self._parent >= 0:
             self.parent_at = address + DIRENT.size * self._parent
-
-    def _entry(self, name: bytes) -> Entry:
-        if name in (b".", b".."):
-            return Entry(name, self.nid, DIRECTORY)
-        packed = self._names[name]
-        return Entry(name, nid_of(packed), type_of(packed))
 
 
 def packed(names: list[bytes]) -> Iterator[list[bytes]]:
@@ -68,16 +71,22 @@ def packed(names: list[bytes]) -> Iterator[list[bytes]]:
     Raises:
         ValueError: a name that no directory can have.
     """
-    begin = size = 0
-    for at, name in enumerate(names):
-        if not 0 < len(name) <= NAME_BYTES or b"/" in name or b"\0" in name:
-            raise ValueError("not a name")
-        need = DIRENT.size + len(name)
-        if size + need > BLOCK:
-            yield names[begin:at]
-            begin, size = at, 0
-        size += need
-    yield names[begin:]
+    begin, room = 0, BLOCK
+    for at, size in enumerate(map(len, names)):
+        room -= DIRENT.size + size
+        if room < 0:
+            yield _checked(names[begin:at])
+            begin, room = at, BLOCK - DIRENT.size - size
+    yield _checked(names[begin:])
+
+
+def _checked(names: list[bytes]) -> list[bytes]:
+    every = b"".join(names)
+    if b"" in names or max(map(len, names), default=BLOCK) > NAME_BYTES:
+        raise ValueError("not a name")
+    if b"/" in every or b"\0" in every:
+        raise ValueError("not a name")
+    return names
 
 
 def _size(names: list[bytes]) -> int:

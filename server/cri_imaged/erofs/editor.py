@@ -240,7 +240,8 @@ def _with(
     for name in changed:
         entries[name] = entries[name]._replace(nid=moved[name])
     for names in packed(sorted(entries)):
-        yield encode_block([entries[name] for name in names])
+        found = [entries[name] for name in names]
+        yield encode_block(names, [each.nid for each in found], [each.type for each in found])
 
 
 def _depth(path: bytes) -> int:

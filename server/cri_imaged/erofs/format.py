@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import enum
+import itertools
 import operator
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -29,7 +30,6 @@ CHUNK_BITS = range(32)
 """Binary logarithms of the blocks that a chunk may have."""
 _MOST_LINKS = 0xFFFF
 _SECOND = 1_000_000_000
-_SECONDS = range(-(1 << 63), 1 << 63)
 
 _SUPERBLOCK = struct.Struct("<IIIBBHQQIIII")
 _INCOMPATIBLE = struct.Struct("<I")
@@ -106,11 +106,6 @@ TYPES = {
 DIRECTORY = TYPES[stat.S_IFDIR]
 
 
-def holds_time(mtime: int) -> bool:
-    """Whether an inode can say so."""
-    return mtime // _SECOND in _SECONDS
-
-
 def device_number(major: int, minor: int) -> int:
     """As the kernel's `new_encode_dev`."""
     return minor & 0xFF | major << 8 | (minor & ~0xFF) << 12
@@ -131,44 +126,31 @@ def header_size(status: Stat, size: int, links: int) -> int:
 
 
 def encode_inode(inode: Inode, xattr_size: int) -> bytes:
-    """An inode's bytes; its xattrs, `xattr_size` bytes, follow.
+    """An inode's bytes; its xattrs, `xattr_size` bytes, follow. Raises as `pack_inode` does."""
+    return pack_inode(inode.stat, inode.size, inode.links, inode.layout, inode.place, xattr_size)
+
+
+def pack_inode(
+    status: Stat, size: int, links: int, layout: int, place: int, xattr_size: int
+) -> bytes:
+    """As `encode_inode`. Made for many.
 
     Raises:
         ValueError: more than the format can say.
     """
-    status, layout = inode.stat, inode.layout
-    if xattr_size % 4 or not 0 <= xattr_size < BLOCK or inode.size < 0 or inode.links < 0:
+    if xattr_size % 4 or not 0 <= xattr_size < BLOCK or size < 0 or links < 0:
         raise ValueError("not an inode")
     count = (xattr_size - 12) // 4 + 1 if xattr_size else 0
-    if inode.header_size == COMPACT_SIZE:
-        return _COMPACT.pack(
-            layout << 1,
-            count,
-            status.mode,
-            inode.links,
-            inode.size,
-            0,
-            inode.place,
-            0,
-            status.uid,
-            status.gid,
-            0,
+    mode, uid, gid, mtime = status
+    try:
+        if header_size(status, size, links) == COMPACT_SIZE:
+            return _COMPACT.pack(layout << 1, count, mode, links, size, 0, place, 0, uid, gid, 0)
+        seconds, nanoseconds = divmod(mtime, _SECOND)
+        return _EXTENDED.pack(
+            layout << 1 | 1, count, mode, 0, size, place, 0, uid, gid, seconds, nanoseconds, links
         )
-    seconds, nanoseconds = divmod(status.mtime, _SECOND)
-    return _EXTENDED.pack(
-        layout << 1 | 1,
-        count,
-        status.mode,
-        0,
-        inode.size,
-        inode.place,
-        0,
-        status.uid,
-        status.gid,
-        seconds,
-        nanoseconds,
-        inode.links,
-    )
+    except struct.error as error:
+        raise ValueError("not an inode") from error
 
 
 def decode_inode(data: bytes) -> tuple[Inode, int]:
@@ -211,16 +193,12 @@ def unpack_inode(data: bytes, at: int) -> tuple[int, int, int, int, int, int, in
     return header, mode, size, links, kind >> 1, place, xattr_size, uid, gid, mtime
 
 
-def encode_block(entries: list[Entry]) -> bytes:
+def encode_block(names: Sequence[bytes], nids: Sequence[int], types: Sequence[int]) -> bytes:
     """One block of a directory, as long as its entries. They are sorted, and fit."""
-    at = DIRENT.size * len(entries)
-    heads = bytearray()
-    for name, nid, kind in entries:
-        heads += DIRENT.pack(nid, at, kind)
-        at += len(name)
-    if at > BLOCK:
+    ends = list(itertools.accumulate(map(len, names), initial=DIRENT.size * len(names)))
+    if ends.pop() > BLOCK:
         raise ValueError("more than a directory's block holds")
-    return bytes(heads) + b"".join([entry.name for entry in entries])
+    return b"".join([*map(DIRENT.pack, nids, ends, types), *names])
 
 
 class Names(NamedTuple):

@@ -21,6 +21,8 @@ from cri_imaged.erofs.format import (
     Stat,
     encode_inode,
     encode_superblock,
+    header_size,
+    pack_inode,
 )
 from cri_imaged.erofs.reader import Found, Image
 from cri_imaged.erofs.xattrs import encode_body
@@ -45,11 +47,12 @@ class ImageWriter:
         """Extended attributes that had no room."""
         self._inodes = inodes
         self._seen: dict[bytes, int | None] = {}
-        self._inode = Inode(Stat(0, 0, 0, 0), 0)
-        """Of the file that is written."""
-        self._body = b""
+        self._head = b""
+        """Of the file that is written: its inode, with its attributes."""
         self._left = 0
         """Bytes that still go into blocks."""
+        self._rest = 0
+        """Bytes that still come after them."""
         self._tail = bytearray()
         self._chunks: ChunkWriter | None = None
 
@@ -62,22 +65,33 @@ class ImageWriter:
 
     # --- files -------------------------------------------------------------------------------
 
+    def file(self, status: Stat, xattrs: Xattrs, data: memoryview, links: int = 1) -> int:
+        """A file whose data is all here."""
+        head, left = self._begin(status, xattrs, len(data), links)
+        if left:
+            self.blocks.append(data[:left])
+            self.blocks.fill_block()
+        return self._write(head + data[left:])
+
     def begin_file(self, status: Stat, xattrs: Xattrs, size: int, links: int = 1) -> None:
         """A file whose `size` bytes come by `write`, and then `end_file`."""
-        self._begin(Inode(status, size, links), xattrs)
+        self._head, self._left = self._begin(status, xattrs, size, links)
+        self._rest = size - self._left
+        self._tail = bytearray()
 
     def begin_sparse(
         self, status: Stat, xattrs: Xattrs, spans: Spans, length: int, links: int = 1
     ) -> None:
         """As `begin_file`, for a file that has data at `spans` alone. Raises `ValueError` where the
         format cannot hold it."""
-        inode = Inode(status, length, links)
         if not length:
-            self._begin(inode, xattrs)
+            self.begin_file(status, xattrs, 0, links)
             return
-        inode.layout, (inode.place, _) = Layout.CHUNKED, chunk_bits(spans, length)
-        self._inode, self._body = inode, self.body_of(xattrs, BLOCK - inode.header_size)
-        self._chunks = ChunkWriter(self.blocks, spans, length, inode.place)
+        bits, _ = chunk_bits(spans, length)
+        body = self.body_of(xattrs, BLOCK - header_size(status, length, links))
+        head = pack_inode(status, length, links, Layout.CHUNKED, bits, len(body))
+        self._head, self._left, self._rest = head + body, 0, 0
+        self._chunks = ChunkWriter(self.blocks, spans, length, bits)
 
     def write(self, data: memoryview) -> None:
         """The next bytes of the file."""
@@ -95,23 +109,23 @@ class ImageWriter:
         """All of it was written."""
         if self._chunks is not None:
             chunk_map, self._chunks = self._chunks.finish(), None
-            return self._write(self._inode, self._body, chunk_map)
-        inline = self._inode.layout is Layout.INLINE
-        if self._left or len(self._tail) != inline * (self._inode.size % BLOCK):
+            return self._write(self._head + chunk_map)
+        if self._left or len(self._tail) != self._rest:
             raise ValueError("not the file that was begun")
         self.blocks.fill_block()
-        return self._write(self._inode, self._body, self._tail)
+        return self._write(self._head + self._tail)
 
-    def _begin(self, inode: Inode, xattrs: Xattrs) -> None:
-        """Decide where the data goes, before any of it is there."""
-        self._inode, self._body = inode, self.body_of(xattrs, BLOCK - inode.header_size)
-        tail = inode.size % BLOCK
-        self._left = inode.size
-        if tail and inode.header_size + len(self._body) + tail <= BLOCK:
-            inode.layout = Layout.INLINE
-            self._left -= tail
-        inode.place = self.blocks.end // BLOCK if self._left else 0
-        self._tail = bytearray()
+    def _begin(self, status: Stat, xattrs: Xattrs, size: int, links: int) -> tuple[bytes, int]:
+        """Decide where the data of a file goes: its inode with its attributes, and how many bytes
+        go into blocks from here on. The others follow the inode."""
+        header = header_size(status, size, links)
+        body = self.body_of(xattrs, BLOCK - header) if xattrs else b""
+        tail = size % BLOCK
+        inline = tail and header + len(body) + tail <= BLOCK
+        left = size - tail if inline else size
+        place = self.blocks.end // BLOCK if left else 0
+        layout = Layout.INLINE if inline else Layout.PLAIN
+        return pack_inode(status, size, links, layout, place, len(body)) + body, left
 
     # --- everything else ---------------------------------------------------------------------
 
@@ -119,14 +133,12 @@ class ImageWriter:
         """A symbolic link."""
         if not 0 < len(target) < BLOCK:
             raise ValueError("not a link's target")
-        self.begin_file(status, xattrs, len(target), links)
-        self.write(memoryview(target))
-        return self.end_file()
+        return self.file(status, xattrs, memoryview(target), links)
 
     def node(self, status: Stat, xattrs: Xattrs, device: int = 0, links: int = 1) -> int:
         """A device by its number, or a fifo."""
-        inode = Inode(status, 0, links, place=device)
-        return self._write(inode, self.body_of(xattrs, BLOCK - inode.header_size))
+        body = self.body_of(xattrs, BLOCK - header_size(status, 0, links))
+        return self._write(pack_inode(status, 0, links, Layout.PLAIN, device, len(body)) + body)
 
     def directory(self, status: Stat, xattrs: Xattrs, names: Mapping[bytes, int]) -> Directory:
         """A directory that holds `names`, each with a number and a type (`Directory.value`). Its
@@ -171,7 +183,8 @@ class ImageWriter:
         if inode.header_size + len(body) + tail > BLOCK:
             raise ValueError("a file's last part does not fit behind it")
         behind = image.chunk_map(found) if inode.layout is Layout.CHUNKED else b""
-        return self._write(inode, body, behind or image.read(found.behind, tail))
+        behind = behind or image.read(found.behind, tail)
+        return self._write(encode_inode(inode, len(body)) + body + behind)
 
     def _fill(
         self, directory: Directory, inode: Inode, body: bytes, address: int, *, inline: bool
@@ -192,11 +205,10 @@ class ImageWriter:
         self.blocks.put(address, encode_inode(inode, len(body)) + body)
         self._inodes += 1
 
-    def _write(self, inode: Inode, body: bytes, behind: bytes | bytearray = b"") -> int:
-        data = encode_inode(inode, len(body)) + body + behind
+    def _write(self, data: bytes) -> int:
+        """An inode with all that follows it."""
         if len(data) <= BLOCK:
-            address = self.blocks.allocate(len(data))
-            self.blocks.put(address, data)
+            address = self.blocks.place(data)
         else:  # a map of chunks
             address = self.blocks.end
             self.blocks.append(data)
@@ -220,9 +232,7 @@ class ImageWriter:
             return None
         place = self._seen[entry]
         if place is None and self.blocks.end < _SHARED_END and len(entry) <= BLOCK:
-            address = self.blocks.allocate(len(entry))
-            self.blocks.put(address, entry)
-            place = self._seen[entry] = address // 4
+            place = self._seen[entry] = self.blocks.place(entry) // 4
         return place
 
     def finish(self) -> None:

@@ -13,7 +13,7 @@ import stat
 from cri_imaged.erofs.allowed import CAPABILITY, allowed, encoded
 from cri_imaged.erofs.chunks import chunk_bits
 from cri_imaged.erofs.directories import value
-from cri_imaged.erofs.format import BLOCK, TYPES, Stat, device_number, holds_time
+from cri_imaged.erofs.format import BLOCK, TYPES, Stat, device_number
 from cri_imaged.erofs.writer import ImageWriter, Xattrs
 from cri_imaged.errors import CorruptContentError, LimitExceededError
 from cri_imaged.layers.sinks.attributes import Metadata
@@ -34,6 +34,7 @@ _KINDS = {
     Kind.FIFO: stat.S_IFIFO,
 }
 _SYMLINK_MODE = 0o777
+_FILE = TYPES[stat.S_IFREG]
 _MAJORS, _MINORS = range(1 << 12), range(1 << 20)
 
 
@@ -67,13 +68,16 @@ class ImageSink(EntrySink[ImageDirectory]):
 
     def _file(self, entry: Entry, data: memoryview, parent: ImageDirectory, base: bytes) -> None:
         self._tree.remove(parent, base)
-        status, xattrs = self._described(entry)
-        if entry.sparse is None:
-            self._tree.check_room(entry.size)
-            self._writer.begin_file(status, xattrs, entry.size)
-        else:
+        status, xattrs = self._described(entry, stat.S_IFREG | entry.mode)
+        if entry.sparse is not None:
             self._check_sparse(entry)
             self._writer.begin_sparse(status, xattrs, entry.sparse, entry.length)
+        else:
+            self._tree.check_room(entry.size)
+            if len(data) == entry.size:
+                self._tree.put(parent, base, value(self._writer.file(status, xattrs, data), _FILE))
+                return
+            self._writer.begin_file(status, xattrs, entry.size)
         self._place = parent, base
         self._left = entry.size - len(data)
         if data:
@@ -89,17 +93,17 @@ class ImageSink(EntrySink[ImageDirectory]):
         self._tree.check_room(size)
 
     def _end_file(self) -> None:
-        self._tree.put(*self._place, value(self._writer.end_file(), TYPES[stat.S_IFREG]))
+        self._tree.put(*self._place, value(self._writer.end_file(), _FILE))
 
     def _directory(self, entry: Entry, parent: ImageDirectory, base: bytes) -> None:
         directory = self._tree.make_directory(parent, base)
         self._ledger.listed(directory.path)
-        directory.stat = self._stat(entry)
+        directory.stat = Stat(stat.S_IFDIR | entry.mode, entry.uid, entry.gid, entry.mtime)
         if entry.xattrs:
             directory.xattrs = {**(directory.xattrs or {}), **self._allowed(entry)}
 
     def _root_time(self, mtime: int) -> None:
-        self._tree.root.stat = self._tree.root.stat._replace(mtime=self._time(mtime))
+        self._tree.root.stat = self._tree.root.stat._replace(mtime=mtime)
 
     def _link(
         self, entry: Entry, source: ImageDirectory, name: bytes, parent: ImageDirectory, base: bytes
@@ -119,7 +123,7 @@ class ImageSink(EntrySink[ImageDirectory]):
             self._metadata.skipped.xattrs += len(entry.xattrs) - len(kept)
             self._tree.xattrs(linked).update(kept)
         mode = _SYMLINK_MODE if kind == stat.S_IFLNK else entry.mode
-        linked.stat = Stat(kind | mode, entry.uid, entry.gid, self._time(entry.mtime))
+        linked.stat = Stat(kind | mode, entry.uid, entry.gid, entry.mtime)
         return True
 
     def _replaced(self, parent: ImageDirectory, base: bytes) -> ImageDirectory:
@@ -135,7 +139,8 @@ class ImageSink(EntrySink[ImageDirectory]):
             if not known or entry.major == entry.minor == 0:
                 self._skip_device(paths.join(parent.path, base))
                 return
-        status, xattrs = self._described(entry)
+        mode = _SYMLINK_MODE if entry.kind is Kind.SYMLINK else entry.mode
+        status, xattrs = self._described(entry, kind | mode)
         if entry.kind is Kind.SYMLINK:
             if not entry.link:
                 raise CorruptContentError("symlink without a target")
@@ -148,22 +153,12 @@ class ImageSink(EntrySink[ImageDirectory]):
             nid = self._writer.node(status, xattrs, device_number(entry.major, entry.minor))
         self._tree.put(parent, base, value(nid, TYPES[kind]))
 
-    def _described(self, entry: Entry) -> tuple[Stat, Xattrs]:
-        status = self._stat(entry)
-        return status, encoded(self._allowed(entry), status.mode) if entry.xattrs else {}
-
-    def _stat(self, entry: Entry) -> Stat:
-        mode = _SYMLINK_MODE if entry.kind is Kind.SYMLINK else entry.mode
-        return Stat(_KINDS[entry.kind] | mode, entry.uid, entry.gid, self._time(entry.mtime))
+    def _described(self, entry: Entry, mode: int) -> tuple[Stat, Xattrs]:
+        xattrs = encoded(self._allowed(entry), mode) if entry.xattrs else {}
+        return Stat(mode, entry.uid, entry.gid, entry.mtime), xattrs
 
     def _allowed(self, entry: Entry) -> dict[bytes, bytes]:
         xattrs = entry.xattrs or {}
         kept = allowed(xattrs, _KINDS[entry.kind])
         self._metadata.skipped.xattrs += len(xattrs) - len(kept)
         return kept
-
-    def _time(self, mtime: int) -> int:
-        if holds_time(mtime):
-            return mtime
-        self._metadata.skipped.times += 1
-        return 0

@@ -86,7 +86,8 @@ class ImageTree(Walker[ImageDirectory]):
 
     def remove(self, parent: ImageDirectory, name: bytes) -> None:
         """See `Walker.remove`."""
-        self._ledger.replaced(parent.path, name)
+        if self._ledger.has_notes:
+            self._ledger.replaced(parent.path, name)
         gone = parent.names.pop(name, None)
         if gone is None:
             return
@@ -168,7 +169,7 @@ class ImageTree(Walker[ImageDirectory]):
                     parents.append(parent_at)
                     names[name] = value(nid, DIRECTORY)
                 else:
-                    names[name] = moved.get(nid_of(each), each)
+                    names[name] = moved.get(nid_of(each), each) if moved else each
             directory.names.clear()
             xattrs = encoded(directory.xattrs, directory.stat.mode)
             make = self._writer.root if directory is self.root else self._writer.directory
