@@ -46,7 +46,7 @@ class HistoryService(history_pb2_grpc.HistoryServicer):
         self, request: api.WatchEventsRequest, context: Any
     ) -> AsyncIterator[api.WatchEventsResponse]:
         """See history.proto."""
-        with self._watching(), self._events.subscribe() as events:
+        with self._watching(), self._events.subscribe(wanted=_is_told) as events:
             yield api.WatchEventsResponse(time=time.time_ns())
             told = 0
             async for event in events:
@@ -57,9 +57,8 @@ class HistoryService(history_pb2_grpc.HistoryServicer):
                 if isinstance(event, Stopping):
                     return
                 message = _event(event)
-                if message is not None:
-                    message.time = time.time_ns()
-                    yield message
+                message.time = events.at
+                yield message
 
     async def CountPulls(  # noqa: N802
         self, request: api.CountPullsRequest, context: Any
@@ -88,11 +87,18 @@ class HistoryService(history_pb2_grpc.HistoryServicer):
             self._watchers -= 1
 
 
-def _event(event: Event) -> api.WatchEventsResponse | None:
+def _is_told(event: Event) -> bool:
+    """Whether clients hear of it. A pull that changes nothing of its image is told as a pull."""
+    if isinstance(event, ImageKnown):
+        return event.image != event.before
+    return isinstance(event, ImageGone | PullBegan | PullEnded | Stopping)
+
+
+def _event(event: Event) -> api.WatchEventsResponse:
     match event:
         case ImageKnown(image, None):
             return api.WatchEventsResponse(image_created=_image(image))
-        case ImageKnown(image, before) if image != before:
+        case ImageKnown(image):
             return api.WatchEventsResponse(image_updated=_image(image))
         case ImageGone(image):
             return api.WatchEventsResponse(image_deleted=_image(image))
@@ -101,7 +107,7 @@ def _event(event: Event) -> api.WatchEventsResponse | None:
             return api.WatchEventsResponse(pull_began=began)
         case PullEnded(_, report):
             return api.WatchEventsResponse(pull_ended=_report(report))
-    return None
+    raise AssertionError(event)
 
 
 def _image(image: Image) -> api.ImageEvent:

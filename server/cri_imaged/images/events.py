@@ -7,6 +7,7 @@ wait. Who needs time subscribes instead, and loses events when it falls too far 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -105,17 +106,24 @@ Listener: TypeAlias = Callable[[Event], None]
 class Subscription:
     """Events since it began, at one's own pace."""
 
-    def __init__(self, waiting: int) -> None:
-        self._queue: asyncio.Queue[Event] = asyncio.Queue(waiting)
+    def __init__(self, waiting: int, wanted: Callable[[Event], bool]) -> None:
+        self._queue: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
+        self._waiting = waiting
+        self._wanted = wanted
         self.dropped = 0
         """Events that came while as many as allowed waited to be read."""
+        self.at = 0
+        """When the event that was read last happened, in Unix nanoseconds."""
 
     def take(self, event: Event) -> None:
         """A `Listener`."""
-        try:
-            self._queue.put_nowait(event)
-        except asyncio.QueueFull:
+        if not self._wanted(event):
+            return
+        # The last one always has its place: who has fallen behind is to find the end, too.
+        if self._queue.qsize() >= self._waiting and not isinstance(event, Stopping):
             self.dropped += 1
+        else:
+            self._queue.put_nowait((time.time_ns(), event))
 
     async def wait(self, seconds: float | None) -> None:
         """Wait until something has happened, for so long at the most; what has is read by it."""
@@ -127,7 +135,12 @@ class Subscription:
 
     async def __aiter__(self) -> AsyncIterator[Event]:
         while True:
-            yield await self._queue.get()
+            self.at, event = await self._queue.get()
+            yield event
+
+
+def _every(_: Event) -> bool:
+    return True
 
 
 class Events:
@@ -149,9 +162,12 @@ class Events:
         self._listeners.append(listener)
 
     @contextmanager
-    def subscribe(self, waiting: int = _WAITING_EVENTS) -> Iterator[Subscription]:
-        """Events as they come while the context lasts; at most `waiting` are kept unread."""
-        subscription = Subscription(waiting)
+    def subscribe(
+        self, waiting: int = _WAITING_EVENTS, wanted: Callable[[Event], bool] = _every
+    ) -> Iterator[Subscription]:
+        """Those events that are `wanted`, as they come while the context lasts; at most `waiting`
+        are kept unread."""
+        subscription = Subscription(waiting, wanted)
         self._listeners.append(subscription.take)
         try:
             yield subscription
