@@ -48,8 +48,10 @@ class UsageMeter:
 
     async def measure(self) -> None:
         """Bring `entries` up to date."""
-        usages = [await snapshotter.total_usage() for snapshotter in self._snapshotters]
-        content_bytes, content_inodes = await self._database.read(blobs.total_bytes)
+        usages, (content_bytes, content_inodes) = await asyncio.gather(
+            asyncio.gather(*(snapshotter.total_usage() for snapshotter in self._snapshotters)),
+            self._database.read(blobs.total_bytes),
+        )
         usages[0] = Usage(usages[0].bytes + content_bytes, usages[0].inodes + content_inodes)
         now = time.time_ns()
         self.entries = tuple(

@@ -27,14 +27,14 @@ class Documents:
     transfers: Transfers
     lease: Lease
     rights: Rights
-    _just_put: set[Descriptor] = field(default_factory=set)
-    """Held, and intact when they came."""
+    _held: set[Descriptor] = field(default_factory=set)
+    """By the lease already, and seen to be intact."""
 
     async def resolved(self, descriptor: Descriptor, document: BinaryIO | None) -> None:
-        """Keep what the registry answered to the reference. None: it is here."""
+        """Keep what the registry answered to the reference. None: it is here, intact and held."""
         if document is not None:
             await self.stores.documents.put(descriptor, document, self.lease)
-            self._just_put.add(descriptor)
+        self._held.add(descriptor)
         self.rights.given(descriptor)
 
     async def made(self, descriptor: Descriptor, document: bytes) -> None:
@@ -67,7 +67,7 @@ class Documents:
             raise LimitExceededError(
                 f"document {wanted.digest} has {wanted.size} bytes, limit {limit}"
             )
-        if wanted in self._just_put or await self._is_here(wanted):
+        if wanted in self._held or await self._is_here(wanted):
             try:
                 await self.rights.confirm(wanted)
                 return await decoded()
