@@ -79,3 +79,17 @@ def test_an_image_that_was_damaged_here_is_shown_by_neither(
     assert node.daemon.pull(name) == image_id
     assert sha256((blobs / image_id.removeprefix("sha256:")).read_bytes()) == image_id
     assert node.pods.output(node.pods.run("again", image_id)) == "hello\n"
+
+
+def test_an_image_that_containerd_cannot_read_is_not_taken_for_a_containerd_that_is_gone(
+    node: Node, app: Pushed, registry: DockerRegistry
+) -> None:
+    """While it is, no image is made known to it before its pull is answered."""
+    node.daemon.process.log_path.write_text("")
+    node.daemon.pull(registry.push(replace(app.image, created="yesterday"), "mixed/odd:1"))
+    told = [line for line in node.daemon.log_lines() if "error" in line]
+    assert any("does not show" in line["error"] for line in told), told
+    assert "containerd is not reachable" not in {line["event"] for line in node.daemon.log_lines()}
+    made = replace(app.image, process={"Cmd": ["/bin/cat", "/srv/text"], "Labels": {"c": "d"}})
+    image_id = node.daemon.pull(registry.push(made, "mixed/after:1"))
+    assert image_id in node.containerd.image_names()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
@@ -32,7 +33,10 @@ _CALL_SECONDS = 10.0
 _LEASE_SECONDS = 3600
 _COLLECTED = "cri-imaged-collected-"
 """What is made in order to be collected."""
-_POLL_SECONDS = (0.002, 0.005, 0.01, 0.02, *(0.05 for _ in range(40)))
+_POLL_SECONDS = (0.002, 0.005, 0.01, 0.02, *(0.05 for _ in range(28)))
+_CRI_SECONDS = 1.5
+"""Less than a pull waits: an image that containerd's CRI plugin cannot read tells nothing of
+containerd."""
 
 
 class ContainerdError(Exception):
@@ -204,10 +208,12 @@ class Containerd:
         """Wait until containerd's CRI plugin, which follows by events, finds image `name`. Raises
         `ContainerdError`."""
         request = api_pb2.ImageStatusRequest(image=api_pb2.ImageSpec(image=name))
-        for pause in _POLL_SECONDS:
-            if (await self._done(self._cri.ImageStatus, request)).HasField("image"):
-                return
-            await asyncio.sleep(pause)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CRI_SECONDS):
+                for pause in _POLL_SECONDS:
+                    if (await self._done(self._cri.ImageStatus, request)).HasField("image"):
+                        return
+                    await asyncio.sleep(pause)
         raise ContainerdError(f"containerd's CRI plugin does not show {name}, its log may say why")
 
     async def events(self, topics: Sequence[str]) -> AsyncIterator[Event]:
