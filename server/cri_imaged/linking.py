@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,7 +13,7 @@ from cri_imaged.cri.calls import Calls
 from cri_imaged.cri.snapshots_server import SnapshotsServer
 from cri_imaged.errors import ConfigError
 from cri_imaged.obs.runtime_metrics import RuntimeMetrics, RuntimesMetrics
-from cri_imaged.ports import Runtime, RuntimeLink, RuntimeSnapshots
+from cri_imaged.ports import Runtime, RuntimeLink, RuntimeSnapshots, SnapshotKind
 from cri_imaged.process import background
 from cri_imaged.runtimes.containerd.client import Containerd
 from cri_imaged.runtimes.containerd.leftovers import Leftovers
@@ -68,6 +68,7 @@ async def linked(config: Config, base: Started, bring: Bring) -> AsyncIterator[d
             containerd = _containerd(
                 config, options.containerd, base, reader, metrics.of(ContainerdLink.name), bring
             )
+            await _refuse_a_moved_plugin(config, containerd.snapshots)
             found.append(containerd)
             base.meter.watch(containerd.snapshots)
             server = SnapshotsServer(
@@ -132,6 +133,26 @@ def _containerd(
         bring=bring,
     )
     return _Linked(link, snapshots)
+
+
+async def _refuse_a_moved_plugin(config: Config, snapshots: Mapping[str, RuntimeSnapshots]) -> None:
+    """containerd knows snapshots by the plugin's name, and has those removed that a plugin shows
+    and it does not know: containers would lose their files where a name stood for another
+    snapshotter than when they began."""
+    default, *others = snapshots
+    if await snapshots[default].list():
+        return
+    configured = {each.snapshotter for each in config.image.runtime_platforms.values()}
+    for name in others:
+        held = [
+            each for each in await snapshots[name].list() if each.kind != SnapshotKind.COMMITTED
+        ]
+        if held and name not in configured:
+            raise ConfigError(
+                f"image.snapshotter: is {default} now, and {len(held)} snapshots of containerd's "
+                f"containers stand in {name}: set it to {name}, drain the node, stop containerd, "
+                "and change it after `cri-imaged runtime forget containerd`"
+            )
 
 
 def _plugins(

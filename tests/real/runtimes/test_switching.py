@@ -58,6 +58,32 @@ def test_what_containerd_had_before_goes_on_over_and_back(
             containerd.end_pods()
 
 
+def test_another_snapshotter_waits_until_no_container_stands_on_the_one_before(
+    scratch: Scratch, pause: str, app: Pushed
+) -> None:
+    """containerd would have the files of running containers removed."""
+    with Node(scratch("node"), pause) as node:
+        image_id = node.daemon.pull(app.reference)
+        container = node.pods.run("stays", image_id, "/bin/sleep", "9999")
+        before = node.daemon.config.read_text()
+        node.daemon.stop()
+        node.daemon.config.write_text(before.replace('= "overlay"', '= "native"'))
+        with pytest.raises(AssertionError, match="containers stand in overlay: set it to overlay"):
+            node.daemon.start()
+        node.daemon.config.write_text(before)
+        node.daemon.start()
+        node.settled()
+        assert node.pods.state(container) == "CONTAINER_RUNNING"
+        node.containerd.end_pods()
+        node.containerd.stop()
+        wait_until(lambda: not node.status()["up"], "the loss is noticed")
+        node.daemon.cli("runtime", "forget", "containerd")
+        node.daemon.stop()
+        node.daemon.config.write_text(before.replace('= "overlay"', '= "native"'))
+        node.daemon.start()
+        node.containerd.start()
+
+
 def left_over(node: Node) -> list[str]:
     """The images that `doctor` would have removed."""
     config = ("--config", str(node.daemon.config))
