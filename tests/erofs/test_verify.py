@@ -18,8 +18,11 @@ from cri_imaged.erofs.claims import Claims
 from cri_imaged.erofs.directories import value
 from cri_imaged.erofs.format import (
     BLOCK,
+    DIRECTORY,
     DIRENT,
+    HOLE,
     ROOT_NID,
+    SLOT,
     SUPER,
     SUPER_SIZE,
     TYPES,
@@ -31,7 +34,7 @@ from cri_imaged.erofs.format import (
 from cri_imaged.erofs.reader import Found, Image
 from cri_imaged.erofs.verify import verify
 from cri_imaged.erofs.writer import ImageWriter
-from cri_imaged.erofs.xattrs import encode_xattr
+from cri_imaged.erofs.xattrs import encode_xattr, shared_ones
 from cri_imaged.errors import CorruptContentError
 from tests.layers.direct import apply_image
 from tests.support import tarballs as t
@@ -105,6 +108,22 @@ def rename(path: bytes, name: bytes) -> Callable[[Patient], None]:
     return change
 
 
+def changed(*changes: Callable[[Patient], None]) -> Callable[[Patient], None]:
+    """All of them."""
+
+    def change(image: Patient) -> None:
+        for each in changes:
+            each(image)
+
+    return change
+
+
+def copy_to_the_begin(image: Patient) -> None:
+    """Of the image, an inode: before the superblock anything may be."""
+    address = image.find(b"d/pipe").address
+    image.data[:64] = image.data[address : address + 64]
+
+
 MALFORMED: dict[str, Callable[[Patient], None]] = {
     "compressed data": lambda image: image.put_inode(b"d/file", "H", 0, 1 | 3 << 1),
     "compact compressed data": lambda image: image.put_inode(b"d/file", "H", 0, 1 | 1 << 1),
@@ -150,6 +169,22 @@ MALFORMED: dict[str, Callable[[Patient], None]] = {
     "a directory in itself": point(b"d/e", lambda image: image.find(b"d").nid),
     "the root in a directory": point(b"d/e", lambda image: ROOT_NID),
     "one directory twice": point(b"d/g", lambda image: image.find(b"d/e").nid),
+    "one directory twice, which is counted once": changed(
+        point(b"d/g", lambda image: image.find(b"d/e").nid),
+        lambda image: image.put_inode(b"d", "I", 44, 3),
+    ),
+    "a directory without itself and its parent": changed(
+        lambda image: image.put_inode(b"d/e", "H", 0, 1),
+        lambda image: image.put_inode(b"d/e", "Q", 8, 0),
+    ),
+    "an inode before the superblock": changed(copy_to_the_begin, point(b"d/pipe", lambda _: 0)),
+    "a fifo with a number": lambda image: image.put_inode(b"d/pipe", "I", 16, 5),
+    "a link in chunks": changed(
+        lambda image: image.put_inode(
+            b"d/link", "H", 0, image.data[image.find(b"d/link").address] & 1 | 4 << 1
+        ),
+        lambda image: image.put("I", image.find(b"d/link").behind, HOLE),
+    ),
     "a wrong parent": point(b"d/e/..", lambda image: ROOT_NID),
     "a wrong self": point(b"d/e/.", lambda image: ROOT_NID),
     "names that are not sorted": rename(b"d/empty", b"zzzzz"),
@@ -283,6 +318,24 @@ def overlapping(what: str, writer: ImageWriter) -> dict[bytes, int]:
         assert entry is not None
         nid = writer.node(LONG, {b"trusted.holder": entry})
         return {b"a": value(nid, NUMBER), b"b": value(nid + 3, NUMBER)}
+    image = Image(writer.blocks.get)
+    if what == "an inode in an attribute that others have too":
+        entry = encode_xattr(b"trusted.holder", bytes(22) + hidden)
+        assert entry is not None
+        nids = [writer.node(LONG, {b"trusted.holder": entry}) for _ in range(2)]
+        (place,) = shared_ones(image.body(image.inode(nids[1])))
+        nids.append(4 * place // SLOT + 1)
+        return {b"%d" % number: value(nid, NUMBER) for number, nid in enumerate(nids)}
+    if what == "the names of two directories":
+        fifo = writer.node(FIFO, {}, links=2)
+        # They come before the two that a directory has, which are so in its last part.
+        names = {b"!%03d" % number: value(fifo, NUMBER) for number in range(300)}
+        first, second = (writer.directory(ROOT, {}, names) for _ in range(2))
+        for each in (first, second):
+            writer.set_parent(each.parent_at, ROOT_NID)
+        shared = struct.pack("<I", image.inode(first.nid).inode.place)
+        writer.blocks.put(second.nid * SLOT + 16, shared)
+        return {b"a": value(first.nid, DIRECTORY), b"b": value(second.nid, DIRECTORY)}
     writer.begin_file(Stat(stat.S_IFREG | 0o644, 0, 0, 5), {}, 32)
     writer.write(memoryview(hidden))
     nid = writer.end_file()
@@ -295,6 +348,8 @@ def overlapping(what: str, writer: ImageWriter) -> dict[bytes, int]:
         "one name's file under two",
         "an inode in another one's attributes",
         "an inode in a file's last part",
+        "an inode in an attribute that others have too",
+        "the names of two directories",
     ],
 )
 def test_two_things_in_one_place(what: str) -> None:
@@ -305,7 +360,7 @@ def test_two_things_in_one_place(what: str) -> None:
         writer.root(ROOT, {}, names)
         writer.finish()
         with pytest.raises(CorruptContentError, match="two things are in one place"):
-            verify(file.fileno(), NAMES, lambda: None)
+            verify(file.fileno(), 1000, lambda: None)
 
 
 def test_places_are_told_apart_by_slots() -> None:
@@ -346,6 +401,60 @@ def test_an_attribute_of_a_longer_name_than_can_be_asked_for() -> None:
         writer.finish()
         with pytest.raises(CorruptContentError, match="extended attribute"):
             verify(file.fileno(), NAMES, lambda: None)
+
+
+@pytest.mark.parametrize(("length", "passes"), [(255, True), (256, False)])
+def test_a_name_may_be_so_long(length: int, passes: bool) -> None:
+    """The last one ends where the directory does."""
+    with tempfile.TemporaryFile() as file:
+        writer = ImageWriter.begin(file.fileno())
+        fifo = writer.node(FIFO, {})
+        writer.root(ROOT, {}, {b"n" * 255: value(fifo, NUMBER)})
+        writer.finish()
+        file.seek(0)
+        image = Patient(file.read())
+    root = image.find(b"")
+    image.put("Q", root.address + 8, root.inode.size - 255 + length)
+    image.put("B", root.behind + root.inode.size, ord("n") if length > 255 else 0)
+    image.seal()
+    if passes:
+        judge(image.data)
+    else:
+        with pytest.raises(CorruptContentError, match="a name"):
+            judge(image.data)
+
+
+TWINS = t.archive(
+    *(t.file(name, b"x", mtime=7) for name in "ac"),
+    *(t.hardlink(name, to, mtime=7) for name, to in ("ba", "dc")),
+)
+ALIKE = t.archive(
+    *(
+        t.file(f"{number}{value}", pax={"SCHILY.xattr.user.a": value})
+        for value in "xy"
+        for number in range(3)
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("layer", "limit", "what"),
+    [
+        (TWINS, "_MOST_KNOWN", "several names"),
+        (t.archive(t.directory("e"), t.directory("f")), "_MOST_KNOWN", "too many others"),
+        (ALIKE, "MOST_SHARED", "extended attribute"),
+    ],
+)
+def test_what_is_kept_in_memory_meanwhile_has_a_limit(
+    layer: bytes, limit: str, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply_image(tmp_path / "image", [layer])
+    image = (tmp_path / "image").read_bytes()
+    monkeypatch.setattr(f"cri_imaged.erofs.verify.{limit}", 2)
+    judge(image)
+    monkeypatch.setattr(f"cri_imaged.erofs.verify.{limit}", 1)
+    with pytest.raises(CorruptContentError, match=what):
+        judge(image)
 
 
 MANY = {f"SCHILY.xattr.user.{number}": "" for number in range(400)}

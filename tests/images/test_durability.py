@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import errno
+import os
 import threading
 from pathlib import Path
 
@@ -35,6 +36,17 @@ class FailingOnce:
         return -1
 
 
+class Recording:
+    """A C library that tells which file systems were synced."""
+
+    def __init__(self) -> None:
+        self.devices: list[int] = []
+
+    def syncfs(self, fd: int) -> int:
+        self.devices.append(os.fstat(fd).st_dev)
+        return 0
+
+
 async def nothing() -> None:
     """Write nothing down."""
 
@@ -51,6 +63,23 @@ async def test_what_a_failed_sync_was_for_is_never_taken_for_durable(
     await database.write(lambda db: blobs.insert(db, SECOND, 1, None))
     await syncing.pulled()
     assert await database.read(volatile) == Volatile(frozenset({FIRST}))
+    syncing.close()
+    await database.close()
+
+
+async def test_each_file_system_is_synced_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Recording()
+    monkeypatch.setattr(libc, "lib", disk)
+    database = await Database.open(tmp_path / "metadata.db")
+    other = Path("/proc")
+    syncing = Durability(
+        database, [tmp_path, tmp_path, other], wait=True, discard=None, record=nothing
+    )
+    await database.write(lambda db: blobs.insert(db, FIRST, 1, None))
+    await syncing.pulled()
+    assert sorted(disk.devices) == sorted(path.stat().st_dev for path in (tmp_path, other))
     syncing.close()
     await database.close()
 

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
+from yarl import URL
 
 from cri_imaged.errors import CorruptContentError, RegistryError
 from cri_imaged.limits import Limits
@@ -24,6 +25,7 @@ from cri_imaged.registry.http.addresses import Reach
 from cri_imaged.registry.http.dial import Dialer, Route
 from cri_imaged.registry.http.explanations import Explainer
 from cri_imaged.registry.http.names import Address, Names
+from cri_imaged.registry.http.pool import Pool
 from cri_imaged.registry.retry import RetryPolicy
 from tests.registry.helpers import (
     REPOSITORY,
@@ -497,3 +499,38 @@ async def test_each_address_of_a_name_is_judged_when_it_is_connected_to() -> Non
         with pytest.raises(HostFailure, match=f"leads to a {problem} address"):
             await dial(near, nearest, port)
     server.close()
+
+
+@asynccontextmanager
+async def peer() -> AsyncIterator[int]:
+    """The port of one that accepts and says nothing."""
+    accepted = []
+    server = await asyncio.start_server(lambda _, writer: accepted.append(writer), "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for writer in accepted:
+            writer.close()
+
+
+async def test_a_connection_that_led_near_serves_no_request_that_must_not_go_there() -> None:
+    dialer, pool = Dialer(Names(NameServer({"name.example": [("127.0.0.1", 0)]})), Limits()), Pool()
+    async with peer() as port:
+        route = Route("name.example", port, None, None, None)
+        link = await dialer.dial(route, Reach.LOCAL, Explainer("name.example", 5.0, False))
+        pool.put(route, link)
+        assert pool.take(route, Reach.PRIVATE) is None
+        assert pool.take(route, Reach.LOCAL) is link
+        link.connection.close()
+
+
+async def test_a_proxy_is_asked_for_no_address_that_a_request_must_not_go_to() -> None:
+    dialer, explain = Dialer(Names(), Limits()), Explainer("10.1.2.3", 5.0, False)
+    async with peer() as port:
+        route = Route("10.1.2.3", 80, None, URL(f"http://127.0.0.1:{port}"), None)
+        with pytest.raises(HostFailure, match="leads to a private address"):
+            await dialer.dial(route, Reach.PUBLIC, explain)
+        link = await dialer.dial(route, Reach.PRIVATE, explain)
+        assert link.reach is Reach.PRIVATE
+        link.connection.close()

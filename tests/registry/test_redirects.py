@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from tests.support.registry import (
     BLOB,
     MANIFEST,
     BasicAuth,
+    BearerAuth,
     FaultRegistry,
     cut,
     redirect,
@@ -70,6 +72,38 @@ async def test_a_redirects_target_is_not_given_credentials_when_it_asks() -> Non
                 await read(fetcher, layer)
         assert storage.seen
         assert all("authorization" not in seen.headers for seen in storage.seen)
+
+
+async def test_a_redirects_target_that_wants_a_token_gets_none_of_the_hosts_headers() -> None:
+    async with FaultRegistry() as registry, FaultRegistry(auth=BearerAuth()) as target:
+        image = target.add_image(REPOSITORY, "latest")
+        registry.faults.append(redirect(f"{target.url}/v2/{REPOSITORY}/manifests/latest"))
+        async with client(headers={"X-Team": [f"{MARK}-team"]}) as opened:
+            assert (await resolve(opened, registry)).descriptor == image.manifest
+        assert any("authorization" in seen.headers for seen in target.gets(MANIFEST))
+        assert not any("x-team" in seen.headers for seen in target.seen)
+
+
+async def test_a_redirects_target_is_shown_no_client_certificate(
+    certificates: Certificates, tmp_path: Path
+) -> None:
+    leaf, wanting = certificates.authority.issue_cert("node"), certificates.server(want_client=True)
+    leaf.private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "client.pem"))
+    asking = certificates.server(want_client=True)
+    asking.verify_mode = ssl.CERT_OPTIONAL
+    async with (
+        FaultRegistry(tls=wanting) as registry,
+        FaultRegistry(tls=asking, auth=BearerAuth()) as target,
+    ):
+        image = target.add_image(REPOSITORY, "latest")
+        registry.faults.append(redirect(f"{target.url}/v2/{REPOSITORY}/manifests/latest"))
+        client_certificate = f'client = "{tmp_path / "client.pem"}"'
+        text = f'server = "{registry.url}"\nca = "{certificates.ca_file}"\n{client_certificate}'
+        write_hosts(tmp_path, registry.authority, text)
+        async with client(config_path=tmp_path) as opened:
+            assert (await resolve(opened, registry)).descriptor == image.manifest
+        assert [seen.certified for seen in registry.seen] == [True]
+        assert not any(seen.certified for seen in target.seen)
 
 
 @pytest.mark.parametrize(("hops", "passes"), [(10, True), (11, False)])

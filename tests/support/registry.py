@@ -54,6 +54,8 @@ class Seen:
     form: Mapping[str, str] = field(default_factory=dict)
     port: int = 0
     """The client's: another one for each connection."""
+    certified: bool = False
+    """Whether the client showed a certificate."""
 
     @property
     def offset(self) -> int:
@@ -596,6 +598,7 @@ class _Recorder:
                 status=code,
                 form=self._form,
                 port=request.transport.get_extra_info("peername")[1] if request.transport else 0,
+                certified=bool(request.get_extra_info("peercert")),
             )
         )
         self._registry.notify()
