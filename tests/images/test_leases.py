@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -43,14 +43,25 @@ async def test_what_a_lease_brought_in_goes_with_the_transaction_that_spends_it(
         assert await swept(database) == (BLOB,)
 
 
-async def test_a_lease_outlives_a_transaction_that_fails(database: Database) -> None:
-    def fail(db: sqlite3.Connection) -> None:
-        blobs.insert(db, Digest.of(b"another"), 10, None)
-        raise NotFoundError("gone")
+def at_work(db: sqlite3.Connection) -> None:
+    blobs.insert(db, Digest.of(b"another"), 10, None)
+    raise NotFoundError("gone")
 
+
+def at_its_commit(db: sqlite3.Connection) -> None:
+    db.execute("PRAGMA defer_foreign_keys=ON")
+    db.execute("INSERT INTO lease_blobs (lease, blob) VALUES ('nobody', 'nothing')")
+
+
+@pytest.mark.parametrize(
+    ("fail", "error"), [(at_work, NotFoundError), (at_its_commit, sqlite3.IntegrityError)]
+)
+async def test_a_lease_outlives_a_transaction_that_fails(
+    database: Database, fail: Callable[[sqlite3.Connection], None], error: type[Exception]
+) -> None:
     async with holding(database, keep_for_resume=always) as lease:
         await bring(database, lease)
-        with pytest.raises(NotFoundError, match="gone"):
+        with pytest.raises(error):
             await spending(database, [lease], fail)
         await bring(database, lease)  # it holds still
         assert await swept(database) == ()

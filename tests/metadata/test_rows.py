@@ -305,6 +305,14 @@ def test_only_finished_work_becomes_durable(db: sqlite3.Connection) -> None:
     assert not durability.volatile(db)
 
 
+def test_a_blob_that_comes_again_is_not_durable_for_that(db: sqlite3.Connection) -> None:
+    blobs.insert(db, A, 10, None)
+    durability.mark(db, durability.volatile(db))
+    durability.discard(db, [A])
+    blobs.insert(db, A, 10, None)
+    assert durability.volatile(db) == Volatile(frozenset({A}))
+
+
 def test_the_epoch_is_the_last_one_that_was_set(db: sqlite3.Connection) -> None:
     assert durability.epoch(db) is None
     durability.set_epoch(db, "one")

@@ -703,6 +703,19 @@ async def test_another_repository_takes_another_token() -> None:
         ]
 
 
+async def test_a_mirror_of_two_registries_takes_a_token_for_each(tmp_path: Path) -> None:
+    """What it grants for one of them may be no good for the other, of the same names."""
+    auth, registries = BearerAuth(), ("one.example", "two.example")
+    async with FaultRegistry(auth=auth) as mirror:
+        mirror.add_image(REPOSITORY, "latest")
+        for registry in registries:
+            write_hosts(tmp_path, registry, f'[host."{mirror.url}"]')
+        async with client(config_path=tmp_path) as opened:
+            for registry in registries:
+                await resolve(opened, registry)
+        assert len(auth.issued) == 2
+
+
 async def test_a_cancelled_pull_does_not_keep_others_from_their_token() -> None:
     auth = BearerAuth(USERS, anonymous=False)
     async with FaultRegistry(auth=auth) as registry, client() as opened:
