@@ -123,12 +123,13 @@ async def test_what_the_policy_refuses_leaves_nothing(
 
 
 async def test_what_has_no_name_is_judged_as_all_others_are(
-    tmp_path: Path, registry: GatedRegistry
+    tmp_path: Path, registry: GatedRegistry, team: Signer
 ) -> None:
     nameless = tar_of(files_below(write_layout(tmp_path / "l", "v1", image_of(layer(0)))))
-    async with guarded(tmp_path, registry, "reject") as bench:
-        with pytest.raises(SignatureRejectedError, match="no name"):
-            await import_into(bench, nameless)
+    for require, keys in (("reject", []), ("signed", [team])):
+        async with guarded(tmp_path, registry, require, *keys) as bench:
+            with pytest.raises(SignatureRejectedError, match="no name"):
+                await import_into(bench, nameless)
     async with guarded(tmp_path, registry, "reject", match="registry.example") as bench:
         [imported] = await import_into(bench, nameless)
         assert await told(bench) == {}
@@ -155,3 +156,15 @@ async def test_programs_are_asked(tmp_path: Path, registry: GatedRegistry) -> No
         with pytest.raises(SignatureRejectedError, match=said):
             await import_into(bench, archive)
         await bench.nothing_is_left()
+
+
+async def test_programs_are_told_the_digest_of_what_has_no_name(
+    tmp_path: Path, registry: GatedRegistry
+) -> None:
+    image = image_of(layer(0))
+    nameless = tar_of(files_below(write_layout(tmp_path / "l", "v1", image)))
+    async with guarded(tmp_path, registry, "accept") as bench:
+        program(tmp_path / "verifiers", "a", 'echo "$2 $4"; exit 1')
+        digest = sha256(image.manifest)
+        with pytest.raises(SignatureRejectedError, match=f"{digest} {digest}"):
+            await import_into(bench, nameless)
