@@ -57,6 +57,16 @@ async def test_a_blob_that_could_not_be_published_is_not_taken_for_written(bench
     assert await bench.store.read(descriptor(DATA).digest, 1000) == DATA
 
 
+async def test_a_blob_whose_file_somebody_removed_meanwhile_is_not_there(bench: Bench) -> None:
+    async with bench.store.writer(descriptor(DATA), bench.lease) as ingest:
+        await ingest.write(DATA)
+        for path in (bench.root / "content" / "ingest").iterdir():
+            path.unlink()
+        with pytest.raises(FileNotFoundError):
+            await ingest.commit()
+    assert await bench.store.info(descriptor(DATA).digest) is None
+
+
 async def test_a_small_blob_that_nobody_committed_waits_for_the_next_writer(bench: Bench) -> None:
     async with bench.store.writer(descriptor(DATA), bench.lease) as ingest:
         await ingest.write(DATA)
