@@ -186,6 +186,7 @@ MALFORMED: dict[str, Callable[[Patient], None]] = {
         lambda image: image.put("I", image.find(b"d/link").behind, HOLE),
     ),
     "a wrong parent": point(b"d/e/..", lambda image: ROOT_NID),
+    "itself as a file": lambda image: image.put("B", image.dirent(b"d/e/.") + 10, 1),
     "a wrong self": point(b"d/e/.", lambda image: ROOT_NID),
     "names that are not sorted": rename(b"d/empty", b"zzzzz"),
     "a name twice": rename(b"d/link", b"file"),

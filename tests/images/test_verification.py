@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,10 +12,18 @@ import pytest
 from cri_imaged.config.options import PolicyOptions, VerificationOptions
 from cri_imaged.config.values import Directory, FilePath, RepositoryPrefix
 from cri_imaged.cri.errors import status_of
-from cri_imaged.errors import Category, ConfigError, RegistryError, SignatureRejectedError
+from cri_imaged.errors import (
+    Category,
+    ConfigError,
+    CorruptContentError,
+    RegistryError,
+    SignatureRejectedError,
+)
 from cri_imaged.images.health.problems import Unverified
 from cri_imaged.images.verification.policy import Policy, Rule
+from cri_imaged.images.verification.signatures import bundled
 from cri_imaged.limits import MIB, Limits
+from cri_imaged.oci.digest import Digest
 from cri_imaged.oci.reference import Reference
 from tests.images.gated import GatedRegistry
 from tests.images.workbench import REPOSITORY, Bench, image_of, layer, serve, serve_index
@@ -74,6 +83,22 @@ async def test_an_image_is_pulled_with_a_signature_by_one_of_the_keys(
     async with guarded(tmp_path / "root", registry, policy("*", "signed", other, ours)) as bench:
         await bench.pull()
         assert bench.shown()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"signatures": []}, {"signatures": [{"sig": ""}] * 2}, {"payloadType": "text/plain"}, None],
+)
+def test_a_bundle_is_of_one_signed_statement(
+    tmp_path: Path, change: dict[str, object] | None
+) -> None:
+    digest = images.sha256(b"image")
+    document = json.loads(signing.bundle(digest, signer(tmp_path, "team")))
+    assert bundled(json.dumps(document).encode(), Digest(digest))
+    envelope = document["dsseEnvelope"]
+    document["dsseEnvelope"] = None if change is None else {**envelope, **change}
+    with pytest.raises(CorruptContentError, match="no signed statement"):
+        bundled(json.dumps(document).encode(), Digest(digest))
 
 
 @pytest.mark.parametrize("listed", [signing.list_referrers, signing.tag_referrers])
