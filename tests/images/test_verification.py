@@ -28,7 +28,7 @@ from cri_imaged.oci.reference import Reference
 from tests.images.gated import GatedRegistry
 from tests.images.workbench import REPOSITORY, Bench, image_of, layer, serve, serve_index
 from tests.support import images, signing
-from tests.support.registry import BLOB, MANIFEST, REFERRERS, Fault, Image, status
+from tests.support.registry import BLOB, MANIFEST, REFERRERS, Fault, Image, corrupt, status
 from tests.support.signing import Signer, signer
 
 
@@ -231,6 +231,15 @@ async def test_a_signature_of_the_index_is_one_of_its_image(
     async with guarded(tmp_path / "root", registry, policy("*", "signed", team)) as bench:
         await bench.pull()
         await refused(bench, "platform")
+
+
+async def test_a_signature_that_comes_with_other_bytes_is_told(
+    tmp_path: Path, registry: GatedRegistry, team: Signer
+) -> None:
+    signing.sign(registry, REPOSITORY, put(registry).manifest.digest, team)
+    registry.faults.append(corrupt(where=BLOB))
+    async with guarded(tmp_path / "root", registry, policy("*", "signed", team)) as bench:
+        assert "the registry sent other bytes" in await refused(bench)
 
 
 async def test_a_signature_that_the_registry_has_lost_does_not_hide_another(
