@@ -36,9 +36,9 @@ async def test_a_slow_reader_is_told_how_many_events_it_missed(tmp_path: Path) -
             events.publish(PullBegan(str(number), f"a/b:{number}", ""))
             events.publish(PullProgressed(str(number), "resolving"))  # which nobody is told
             assert (await anext(quick)).pull_began.reference == f"a/b:{number}"
+        events.publish(Stopping())
         happened = time.time_ns()
         assert (await anext(slow)).missed.events == 2000 - 1024
-        events.publish(Stopping())
         late = [each async for each in slow]
         assert [each.pull_began.reference for each in late] == [f"a/b:{n}" for n in range(1024)]
         assert late[-1].time < happened, "an event has the time at which it happened"
