@@ -91,7 +91,8 @@ def show_settings(
 ) -> None:
     """Show every key, its value, and the file that it is from.
 
-    Secrets are not shown. Options of `serve` on its command line are not known here.
+    That is what the files say now, and a daemon has since its start or its last reload. Secrets
+    are not shown. Options of `serve` on its command line are not known here.
 
     \b
     Examples:
