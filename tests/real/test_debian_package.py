@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from cri_imaged import __version__
 from tests.support.debian import debian_archive
 from tests.support.deploy import DEPLOY
-from tests.support.images import host_architecture
+from tests.support.images import file, host_architecture, image, layer, write_layout
 from tests.support.require import require_real
 
 pytestmark = pytest.mark.real
@@ -60,7 +61,12 @@ class Root:
 
     def install(self, package: Path) -> None:
         shutil.copy(package, self.path / "tmp" / package.name)
-        self.run("apt-get", "install", "-y", "-qq", f"/tmp/{package.name}")
+        options = ("-y", "-qq", "--allow-downgrades")
+        self.run("apt-get", "install", *options, f"/tmp/{package.name}")
+
+    def client(self, *arguments: str) -> str:
+        """What a command prints that asks the daemon."""
+        return self.run("cri-imaged", *arguments, CRI_IMAGED_ADDRESS="/run/cri.sock")
 
     def has(self, name: str) -> bool:
         return os.path.lexists(self.path / name.lstrip("/"))
@@ -87,7 +93,9 @@ def newer(package: Path, folder: Path) -> Path:
     tree = folder / "tree"
     subprocess.run(["dpkg-deb", "-R", package, tree], check=True)
     control = tree / "DEBIAN/control"
-    control.write_text(control.read_text().replace(__version__, f"{__version__}+1"))
+    (init,) = tree.glob("opt/cri-imaged/lib/python3*/site-packages/cri_imaged/__init__.py")
+    for each in (control, init):
+        each.write_text(each.read_text().replace(__version__, f"{__version__}+1"))
     made = folder / "newer.deb"
     subprocess.run(["dpkg-deb", "--root-owner-group", "-Znone", "-b", tree, made], check=True)
     return made
@@ -107,10 +115,19 @@ def test_the_package_lives_as_debians_do(package: Path, root: Root, tmp_path: Pa
     assert (shared / "man/man1/cri-imaged-pull.1.gz").exists()
 
     config.write_text('root = "/var/lib/cri-imaged"\n[grpc]\naddress = "/run/cri.sock"\n')
+    write_layout(root.path / "tmp/layout", "app:1", image(layer({"a": file("a")})))
+    with serving(root):
+        root.client("import", "--name", "app:1", "/tmp/layout")
     root.install(newer(package, tmp_path))
+    assert root.run("cri-imaged", "--version") == f"cri-imaged {__version__}+1\n"
     assert config.read_text().startswith('root = "/var'), "an upgrade keeps what people wrote"
-    serve(root)
-    assert root.has("/var/lib/cri-imaged/metadata.db")
+    with serving(root):
+        assert "library/app" in root.client("images")
+    root.install(package)
+    assert root.run("cri-imaged", "--version") == f"cri-imaged {__version__}\n"
+    with serving(root):
+        assert "library/app" in root.client("images")
+        assert "0 problems" in root.client("check")
 
     root.run("dpkg", "--remove", "cri-imaged")
     assert not root.has("/opt/cri-imaged")
@@ -124,8 +141,27 @@ def test_the_package_lives_as_debians_do(package: Path, root: Root, tmp_path: Pa
     assert not root.has("/var/lib/cri-imaged")
 
 
-def serve(root: Root) -> None:
-    """Have the installed daemon answer once."""
+def test_the_service_is_enabled_unless_somebody_has_disabled_it(
+    package: Path, root: Root, tmp_path: Path
+) -> None:
+    """Also where nothing runs: in the root of which a node's image is made."""
+    wanted = "/etc/systemd/system/multi-user.target.wants/cri-imaged.service"
+    root.run("apt-get", "update", "-qq")
+    root.install(package)
+    assert root.has(wanted)
+    (root.path / wanted.lstrip("/")).unlink()  # what `systemctl disable` does
+    root.install(newer(package, tmp_path))
+    assert not root.has(wanted)
+    root.run("dpkg", "--purge", "cri-imaged")
+    root.install(package)
+    assert root.has(wanted)
+    root.run("dpkg", "--purge", "cri-imaged")
+    assert root.run("find", "/etc", "/var/lib/systemd", "-name", "*cri-imaged*") == ""
+
+
+@contextmanager
+def serving(root: Root) -> Iterator[None]:
+    """While the installed daemon serves."""
     command = ["chroot", root.path, "cri-imaged", "serve"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as daemon:
         assert daemon.stderr is not None
@@ -133,7 +169,7 @@ def serve(root: Root) -> None:
             for line in daemon.stderr:
                 if "serving" in line:
                     break
-            root.run("cri-imaged", "images", "--address", "/run/cri.sock")
+            yield
         finally:
             daemon.terminate()
             daemon.stderr.read()

@@ -149,6 +149,40 @@ def test_the_daemonsets_installer_makes_it_a_service_of_the_node(machine: Machin
     assert machine.show("MainPID") == pid, "installing again leaves the service alone"
 
 
+def test_the_packages_scripts_leave_what_the_administrator_has_decided(machine: Machine) -> None:
+    machine.systemctl("stop")
+    unit = machine.path("/etc/systemd/system/cri-imaged.service")
+    packaged = machine.path("/usr/lib/systemd/system/cri-imaged.service")
+    packaged.write_text(unit.read_text())
+    unit.unlink()
+    machine.path("/usr/sbin/policy-rc.d").unlink(missing_ok=True)  # would forbid any start
+
+    def configured(*version: str) -> str:
+        script = str(DEPLOY / "debian" / "postinst")
+        done = machine.run("sh", script, "configure", *version)
+        return done.stderr
+
+    configured("")
+    assert machine.show("UnitFileState") == "enabled"
+    assert machine.show("ActiveState") == "active"
+    pid = machine.show("MainPID")
+    configured("0.0.9")
+    assert machine.show("MainPID") != pid, "an upgrade restarts it"
+    machine.configure("roof = 1\n")
+    assert "did not start" in configured("0.0.9")
+    machine.configure("")
+    machine.systemctl("stop")
+    machine.systemctl("disable")
+    configured("0.0.9")
+    assert machine.show("UnitFileState") == "disabled"
+    machine.systemctl("mask")
+    configured("0.0.9")
+    assert machine.show("UnitFileState") == "masked"
+    machine.run("sh", str(DEPLOY / "debian" / "prerm"), "remove")
+    machine.systemctl("unmask")
+    packaged.rename(unit)
+
+
 def anew(machine: Machine, before: str) -> bool:
     """Whether another process than that one serves."""
     return machine.show("MainPID") not in ("0", before) and machine.show("ActiveState") == "active"
