@@ -144,6 +144,27 @@ def test_the_zygote_ends_with_the_daemon() -> None:
     assert zygote.wait(timeout=60) == 0
 
 
+def test_the_zygotes_rehearsal_leaves_nothing_behind() -> None:
+    """It applies layers as workers do, in a process that forks: of one thread, with no descriptor
+    that a worker would inherit."""
+    require_real(os.geteuid() == 0, "a file system in memory needs root")
+    script = """
+import os
+from cri_imaged.layers.worker import confine
+from cri_imaged.layers.worker.rehearsal import rehearse
+
+def around():
+    return os.listdir("/proc/self/fd"), os.listdir("/proc/self/task")
+
+before = around()
+print(rehearse(privileged=confine.privileged()), around() == before)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=CHECKOUT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["True", "True"]
+
+
 @pytest.mark.parametrize("module", ["grpc", "asyncio", "aiohttp", "ssl", "multiprocessing"])
 def test_the_zygote_loads_no(module: str) -> None:
     script = f"import cri_imaged.layers.worker.zygote, sys; sys.exit({module!r} in sys.modules)"

@@ -22,6 +22,7 @@ from cri_imaged.layers.decode.table import decoder_of
 from cri_imaged.layers.worker import confine, decoding, program, protocol
 from cri_imaged.layers.worker.decoders import Decoder, IdleDecoders
 from cri_imaged.layers.worker.program import Descriptors
+from cri_imaged.layers.worker.rehearsal import rehearse
 from cri_imaged.layers.worker.ring import Ring
 
 _OOM_SCORE = 500
@@ -88,6 +89,7 @@ class _Zygote:
     def serve(self) -> None:
         """Fork, kill and wait for workers as the daemon asks, until it hangs up."""
         self._tell(protocol.Confined(*confine.isolate(privileged=self._privileged)))
+        rehearse(privileged=self._privileged)
         # Nothing here is garbage, and what children look at for that they would have to copy.
         gc.collect()
         gc.freeze()
