@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from cri_imaged.config.options import PolicyOptions, VerificationOptions
 from cri_imaged.config.values import Directory, FilePath, RepositoryPrefix
@@ -418,6 +420,16 @@ async def test_a_file_that_is_no_key_ends_the_start(
 ) -> None:
     team.file.write_text(text)
     with pytest.raises(ConfigError, match="holds no public key in PEM"):
+        async with guarded(tmp_path / "root", registry, policy("*", "signed", team)):
+            pass
+
+
+async def test_a_key_that_can_be_broken_ends_the_start(
+    tmp_path: Path, registry: GatedRegistry, team: Signer
+) -> None:
+    short = rsa.generate_private_key(65537, 1024).public_key()
+    team.file.write_bytes(short.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    with pytest.raises(ConfigError, match="RSA of at least 2048 bits"):
         async with guarded(tmp_path / "root", registry, policy("*", "signed", team)):
             pass
 

@@ -104,6 +104,19 @@ async def test_an_archive_brings_its_signatures(
         assert not any(isinstance(event, Unverified) for event in events)
 
 
+async def test_each_name_of_an_image_is_judged(
+    tmp_path: Path, registry: GatedRegistry, team: Signer
+) -> None:
+    image, refused = image_of(layer(0)), "closed.example/team/app:1"
+    layout = tmp_path / "layout"
+    write_layout(layout, NAME, image)
+    write_index_entry(layout, images.descriptor(image.manifest, images.MANIFEST), refused)
+    async with guarded(tmp_path, registry, "reject", match="closed.example") as bench:
+        with pytest.raises(SignatureRejectedError, match=refused):
+            await import_into(bench, tar_of(files_below(layout)))
+        assert bench.shown() == set()
+
+
 async def test_what_the_policy_refuses_leaves_nothing(
     tmp_path: Path, registry: GatedRegistry, team: Signer
 ) -> None:

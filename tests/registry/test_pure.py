@@ -13,6 +13,7 @@ from cri_imaged.errors import ConfigError
 from cri_imaged.oci.authority import canonical_authority
 from cri_imaged.ports import Credentials
 from cri_imaged.registry.auth.login import ANONYMOUS, Login
+from cri_imaged.registry.auth.scope import LoginScope
 from cri_imaged.registry.failures import Kind, most_telling
 from cri_imaged.registry.hosts.host import Host, TlsSettings, default_host
 from cri_imaged.registry.http.addresses import Reach, reach
@@ -86,6 +87,24 @@ def test_authorities_are_compared_in_canonical_form(
     authority: str, scheme: str, canonical: str
 ) -> None:
     assert canonical_authority(authority, scheme) == canonical
+
+
+@pytest.mark.parametrize(
+    ("key", "repository", "covered"),
+    [
+        ("r.example", "team/app", True),
+        ("https://somebody@r.example/v1/", "team/app", True),
+        ("r.example/team", "team/app", True),
+        ("r.example/team", "team", True),
+        ("r.example/team", "teammates/app", False),
+        ("r.example/team/app", "team", False),
+        ("somebody@other.example", "team/app", False),
+    ],
+)
+def test_a_login_is_for_a_host_or_for_what_is_below_a_path(
+    key: str, repository: str, covered: bool
+) -> None:
+    assert LoginScope.of(key).covers(Host("https", "r.example"), repository) is covered
 
 
 # --- retries --------------------------------------------------------------------------------
