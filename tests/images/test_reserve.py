@@ -182,6 +182,23 @@ async def test_pulls_that_fit_alone_leave_the_reserve_free_together(
         assert disk.least >= RESERVE - TOLERANCE
 
 
+async def test_what_a_pull_is_still_to_bring_is_no_room_for_another(
+    tmp_path: Path, registry: GatedRegistry
+) -> None:
+    put = serve(registry, image_of(layer(0, 8 * MIB)), "first")
+    gate = registry.hold(put.layers[0].digest, MIB)
+    serve(registry, image_of(layer(1, 6 * MIB)), "second")
+    async with small_disk(tmp_path, registry) as disk:
+        filler = disk.disk.mount_point / "filler"
+        await asyncio.to_thread(disk.disk.fill_up_to, filler, RESERVE + 12 * MIB)
+        pull = disk.bench.start("first")
+        await registry.held(gate)
+        with pytest.raises(NoSpaceError, match="other pulls bring"):
+            await disk.bench.pull("second")
+        pull.cancel()
+        await asyncio.wait([pull])
+
+
 async def test_a_twentieth_of_the_inodes_stays_free(
     tmp_path: Path, registry: GatedRegistry
 ) -> None:
