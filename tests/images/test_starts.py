@@ -9,7 +9,7 @@ from cri_imaged.images.pull.admission import Admission
 from cri_imaged.images.pull.shares import Share
 from cri_imaged.images.pull.starts import Starts
 from cri_imaged.limits import MIB
-from cri_imaged.ports import Activity
+from cri_imaged.ports import Activity, Priority
 from tests.images.workbench import until
 
 CROWD, HONEST = Share("bad", "crowd"), Share("good", "library")
@@ -48,6 +48,15 @@ async def test_of_a_crowd_a_few_begin_and_whoever_comes_beside_begins_at_once() 
     async with asyncio.timeout(5), AsyncExitStack() as stack:  # all of it is given back
         for _ in range(8):
             await stack.enter_async_context(starts.start(CROWD, Activity(), lambda: False))
+
+
+async def test_what_the_node_fetches_ahead_keeps_no_client_of_the_same_registry_back() -> None:
+    starts = Starts()
+    crowd = Crowd(starts, Activity(priority=Priority.PREFETCH))
+    await until(lambda: crowd.begun == 8)
+    async with asyncio.timeout(5), starts.start(CROWD, Activity(), lambda: False):
+        assert crowd.begun == 8
+    await crowd.end()
 
 
 async def test_whoever_is_cancelled_when_its_turn_comes_fails_nobody_and_keeps_no_place() -> None:
