@@ -47,6 +47,7 @@ class WatchEventsResponse(message.Message):
     PULL_ENDED_FIELD_NUMBER: builtins.int
     MISSED_FIELD_NUMBER: builtins.int
     time: builtins.int
+    """When it happened."""
     @builtins.property
     def image_created(self) -> ImageEvent: ...
     @builtins.property
