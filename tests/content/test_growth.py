@@ -11,6 +11,7 @@ import pytest
 
 from cri_imaged.content.growth import Growth
 from cri_imaged.errors import CorruptContentError, NotFoundError
+from cri_imaged.limits import MIB
 from cri_imaged.ports import (
     Available,
     Complete,
@@ -100,6 +101,23 @@ async def test_a_restart_is_never_missed(bench: Bench) -> None:
         assert os.pread(old, 2000, 0) == DATA[::-1]
         os.close(old)
         assert await read(source, 2000) == DATA
+
+
+async def test_who_comes_during_a_restart_is_told_of_no_more_than_there_is(bench: Bench) -> None:
+    data = bytes(64 * MIB)  # so much takes a while to be let go
+    async with bench.store.writer(descriptor(data), bench.lease) as ingest:
+        await ingest.write(data)
+        marks = ingest.source().watermarks()
+        while await following(marks) != Available(len(data)):
+            pass
+        restart = asyncio.create_task(ingest.restart())
+        while not restart.done():
+            source = ingest.source()
+            fd = await source.open()
+            mark = await following(source.watermarks())
+            if isinstance(mark, Available):
+                assert os.fstat(fd).st_size >= mark.size
+            os.close(fd)
 
 
 async def test_who_comes_after_a_restart_hears_nothing_of_it(bench: Bench) -> None:

@@ -166,6 +166,7 @@ class FileIngest:
     async def _begin_anew(self) -> None:
         try:
             if not self._superseded:
+                self._growth.grown(0)  # which file is there is not known for a while
                 await on_disk(self._reopen)
         finally:
             self._hasher = self._descriptor.digest.hasher()
