@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import structlog
 
 from cri_imaged.errors import CorruptContentError
 from cri_imaged.images.health import hiding
@@ -46,3 +47,21 @@ async def test_an_image_whose_lost_layer_another_pull_brings_is_shown_again(
     gate.opened.set()
     await pull
     await until(lambda: bench.name("one") in bench.shown())
+
+
+async def test_what_is_damaged_is_hidden_though_the_database_failed_at_first(
+    bench: Bench, registry: GatedRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hiding, "_AGAIN_SECONDS", 0.05)
+    put = serve(registry, image_of(layer(0)))
+    await bench.pull()
+    config = Digest(put.config.digest)
+    (bench.root / "content" / "blobs" / "sha256" / config.hex).write_bytes(b"{")
+    database, content = bench.parts.base.stores.database, bench.parts.base.stores.content
+    with structlog.testing.capture_logs() as log:
+        with pytest.raises(CorruptContentError):
+            await content.read(config, 1 << 20)
+        await database.write(lambda db: db.execute("ALTER TABLE images RENAME TO away"))
+        await until(lambda: any("could not hide" in line["event"] for line in log))
+    await database.write(lambda db: db.execute("ALTER TABLE away RENAME TO images"))
+    await until(lambda: bench.name() not in bench.shown())

@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
+import structlog
+
 from cri_imaged.images.publishing import Publisher
 from cri_imaged.metadata import readiness
 from cri_imaged.metadata.database import Database
 from cri_imaged.oci.digest import Digest
+
+log = structlog.get_logger()
 
 _AGAIN_SECONDS = 30.0
 
@@ -23,8 +27,13 @@ async def show_what_is_whole(lost: asyncio.Event, database: Database, publisher:
             async with asyncio.timeout(_AGAIN_SECONDS if hidden else None):
                 await lost.wait()
         lost.clear()
-        damaged = await database.read(readiness.damaged)
-        found = {(image.image_id, image.handler) for image in damaged}
-        for image_id, handler in hidden | found:
-            await publisher.refresh(image_id, handler)
-        hidden = found
+        try:
+            damaged = await database.read(readiness.damaged)
+            found = {(image.image_id, image.handler) for image in damaged}
+            for image_id, handler in hidden | found:
+                await publisher.refresh(image_id, handler)
+            hidden = found
+        except Exception:
+            log.exception("could not hide what is damaged; it is tried again")
+            await asyncio.sleep(_AGAIN_SECONDS)
+            lost.set()
