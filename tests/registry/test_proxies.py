@@ -251,6 +251,26 @@ async def test_a_socks_proxy_that_hangs_up_is_not_taken_for_the_registry() -> No
                 await resolve(opened, "registry.invalid")
 
 
+@pytest.mark.parametrize("scheme", ["http", "socks5"])
+async def test_a_proxy_that_falls_silent_is_told_apart_from_a_registry_that_does(
+    tmp_path: Path, scheme: str
+) -> None:
+    class Silent(Proxy):
+        async def greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+            await reader.read()
+            return False
+
+    write_hosts(tmp_path, "registry.invalid", 'dial_timeout = "100ms"')
+    async with FaultRegistry() as registry, Silent(registry) as proxy:
+        environ = {"HTTPS_PROXY": f"{scheme}://127.0.0.1:{proxy.port}"}
+        async with client(config_path=tmp_path, environ=environ, policy=ONCE) as opened:
+            with pytest.raises(RegistryError) as caught:
+                await resolve(opened, "registry.invalid")
+    assert "the proxy did not connect to registry.invalid:443: no answer in time" in str(
+        caught.value
+    )
+
+
 @pytest.mark.parametrize("scheme", ["socks5", "socks5h"])
 @pytest.mark.parametrize("login", [None, (LETTERS, f"{MARK}:/@")])
 async def test_names_are_resolved_by_a_socks_proxy(

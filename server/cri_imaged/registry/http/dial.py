@@ -81,10 +81,10 @@ class Dialer:
                 raise explain.unresolved(ForbiddenAddressError(nearest))
             connection = await self._connect_to_proxy(route.proxy, route.proxy_tls, explain)
         try:
-            async with asyncio.timeout(explain.dial):
-                if route.proxy is not None and route.tunnelled:
-                    await self._tunnel(connection, route, route.proxy, explain)
-                if route.tls is not None:
+            if route.proxy is not None and route.tunnelled:
+                await self._tunnel(connection, route, route.proxy, explain)
+            if route.tls is not None:
+                async with asyncio.timeout(explain.dial):
                     await connection.start_tls(route.tls, route.name)
         except BaseException as error:
             connection.close()
@@ -148,15 +148,16 @@ class Dialer:
         self, connection: Connection, route: Route, proxy: URL, explain: Explainer
     ) -> None:
         try:
-            if is_socks(proxy):
-                login = (proxy.user, proxy.password or "") if proxy.user is not None else None
-                await connect_by_socks(connection, route.name, route.port, login)
-                return
-            target = f"[{route.name}]" if ":" in route.name else route.name
-            target = f"{target}:{route.port}"
-            headers = CIMultiDict({"Host": target, **proxy_login(proxy)})
-            connection.send(request_head("CONNECT", target, headers))
-            head = await read_head(connection, self._limits)
+            async with asyncio.timeout(explain.dial):
+                if is_socks(proxy):
+                    login = (proxy.user, proxy.password or "") if proxy.user is not None else None
+                    await connect_by_socks(connection, route.name, route.port, login)
+                    return
+                target = f"[{route.name}]" if ":" in route.name else route.name
+                target = f"{target}:{route.port}"
+                headers = CIMultiDict({"Host": target, **proxy_login(proxy)})
+                connection.send(request_head("CONNECT", target, headers))
+                head = await read_head(connection, self._limits)
         except (OSError, MalformedError, SocksError) as error:
             raise explain.untunnelled(error) from None
         if head.status // 100 != 2:
