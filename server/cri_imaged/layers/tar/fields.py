@@ -6,11 +6,9 @@ Sources: POSIX.1-2017 pax, "ustar Interchange Format" and "pax Extended Header";
 
 from __future__ import annotations
 
-import functools
 import re
 from zlib import adler32 as _adler32
 
-_OCTAL = re.compile(rb"[0-7]+")
 _DECIMAL = re.compile(rb"[+-]?[0-9]{1,40}")
 _TIME = re.compile(rb"([+-]?)([0-9]{1,20})(?:\.([0-9]*))?")
 _NO_CHANGE = (1 << 32) - 1
@@ -19,17 +17,21 @@ _NANOSECONDS = 1_000_000_000
 _SECONDS_LIMIT = 1 << 63
 
 
-@functools.lru_cache(maxsize=4096)
 def number(field: bytes) -> int:
     """A numeric header field: octal, filled up with spaces and NULs, or base-256."""
-    if field[0] & 0x80:
-        return _base256(field)
-    digits = field.strip(b" \0").partition(b"\0")[0]
-    if not digits:
-        return 0
-    if not _OCTAL.fullmatch(digits):
-        raise ValueError(f"{digits!r} is not an octal number")
-    return int(digits, 8)
+    digits = field.strip(b" \0")
+    if not digits.isdigit():
+        if field[0] & 0x80:
+            return _base256(field)
+        digits = digits.partition(b"\0")[0]
+        if not digits:
+            return 0
+        if not digits.isdigit():
+            raise ValueError(f"{digits!r} is not an octal number")
+    try:
+        return int(digits, 8)
+    except ValueError:
+        raise ValueError(f"{digits!r} is not an octal number") from None
 
 
 def _base256(field: bytes) -> int:
@@ -48,14 +50,13 @@ def sums_up(block: bytes) -> bool:
     Adler-32's low half is 1 + the sum of the bytes as long as that stays under 65521, which it
     does for 256 bytes: far quicker than `sum`.
     """
-    total = (_adler32(block[:256]) & 0xFFFF) + (_adler32(block[256:]) & 0xFFFF)
-    excess = total - _right_total(block[148:156])
+    total = (
+        (_adler32(block[:148]) & 0xFFFF)
+        + (_adler32(block[156:412]) & 0xFFFF)
+        + (_adler32(block[412:]) & 0xFFFF)
+    )
+    excess = total - 3 + 8 * 0x20 - number(block[148:156])
     return not excess or excess == 256 * sum(byte > 0x7F for byte in block[:148] + block[156:])
-
-
-@functools.lru_cache(maxsize=4096)
-def _right_total(field: bytes) -> int:
-    return number(field) + sum(field) - 8 * 0x20 + 2
 
 
 def decimal(value: bytes) -> int:
