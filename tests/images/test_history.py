@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import structlog
 
 from cri_imaged.errors import Attempt, Category, ImagedError, NoSpaceError, RegistryError
 from cri_imaged.images import history as module
@@ -248,6 +249,22 @@ async def test_what_a_full_disk_refuses_is_written_later(
         bench.parts.history.hear(ended(1))
         await bench.parts.history._try_to_write()
     assert [each.reference for each in await bench.parts.history.reports("", 0)] == ["a/b:1"]
+
+
+async def test_pulls_are_written_down_though_the_database_failed_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_WRITE_SECONDS", 0.0)
+    database, history = bench.parts.base.stores.database, bench.parts.history
+
+    async with writing(history):
+        await database.write(lambda db: db.execute("ALTER TABLE pull_reports RENAME TO away"))
+        with structlog.testing.capture_logs() as log:
+            history.hear(ended(1))
+            await until(lambda: bool(log))
+        await database.write(lambda db: db.execute("ALTER TABLE away RENAME TO pull_reports"))
+        history.hear(ended(2))
+        await until(lambda: bench.rows("SELECT count(*) FROM pull_reports") == [(1,)])
 
 
 @asynccontextmanager

@@ -120,6 +120,8 @@ class PullHistory:
             except ImagedError as error:
                 log.warning("the history of pulls could not be written", error=str(error))
                 self._unwritten = deque((*reports, *self._unwritten), maxlen=PULL_REPORTS)
+            except Exception:  # whatever it is, later pulls are written down nevertheless
+                log.exception("the history of some pulls is lost")
 
 
 def _read(kept: bytes) -> PullReport | None:
