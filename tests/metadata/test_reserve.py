@@ -62,6 +62,12 @@ def count(db: sqlite3.Connection) -> int:
     return found
 
 
+def reserved(directory: Path) -> int | None:
+    """Bytes that the reserve takes on the disk; None where there is no such file."""
+    file = directory / "m.db-reserve"
+    return file.stat().st_blocks * 512 if file.exists() else None
+
+
 @pytest.mark.parametrize("durable", [True, False])
 async def test_deletions_have_room_on_a_full_disk(small: Path, durable: bool) -> None:
     database = await Database.open(small / "m.db", reserve=RESERVE)
@@ -69,6 +75,7 @@ async def test_deletions_have_room_on_a_full_disk(small: Path, durable: bool) ->
     filler = fill(small)
     with pytest.raises(NoSpaceError, match="metadata"):
         await insert_for_ever(database)
+    assert reserved(small) == RESERVE  # which is not theirs
     held = await database.read(count)
     await database.write(delete, durable=durable, makes_room=not durable)
     assert held > 0
@@ -80,7 +87,22 @@ async def test_deletions_have_room_on_a_full_disk(small: Path, durable: bool) ->
     filler.unlink()
     await database.write(insert)
     assert await database.read(count) == 200
-    assert (small / "m.db-reserve").stat().st_blocks * 512 == RESERVE
+    assert reserved(small) == RESERVE
+    await database.close()
+
+
+async def test_room_that_is_less_than_the_reserve_is_for_what_makes_room(small: Path) -> None:
+    database = await Database.open(small / "m.db", reserve=RESERVE)
+    await database.write(insert)
+    fill(small)
+    await database.write(delete, makes_room=True)
+    filler = fill(small)
+    os.truncate(filler, filler.stat().st_size - RESERVE // 2)
+    with pytest.raises(NoSpaceError, match="metadata"):
+        await database.write(lambda db: leases.insert(db, leases.new()))
+    assert reserved(small) is None  # no part of it is taken either
+    await database.write(delete, makes_room=True)
+    await database.write(delete, durable=True)
     await database.close()
 
 

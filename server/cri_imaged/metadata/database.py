@@ -97,7 +97,7 @@ class Database:
         Raises:
             NoSpaceError: the disk is full; nothing of it happened.
             DiskFailedError: the file system is read-only, or the disk fails; nor did it.
-        InUseError: another process holds the database; nor did it.
+            InUseError: another process holds the database; nor did it.
         """
 
         def work() -> T:
