@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cri_imaged.errors import LimitExceededError
+from cri_imaged.errors import CorruptContentError, LimitExceededError
 from cri_imaged.limits import Limits
 from cri_imaged.oci.digest import Digest
 from cri_imaged.snapshots import erofs, overlay
@@ -125,6 +125,21 @@ async def test_directories_in_too_many_layers(tmp_path: Path) -> None:
         with pytest.raises(LimitExceededError, match="seal_directories"):
             await bench.stack([layer] * 8)
         assert differences(await bench.tree(top), model([layer])) == []
+
+
+async def test_an_image_of_more_names_than_its_layer_could_give_it_is_not_shown(
+    tmp_path: Path,
+) -> None:
+    """Entries give it names, and so do directories that no entry lists: of those the bytes that a
+    layer may leave to its seal are the limit."""
+    require_snapshotter("erofs")
+    limits = Limits(layer_entries=2, seal_bytes=3 * 32)
+    async with Bench.open(tmp_path, "erofs", limits) as bench:
+        layer = Layer({b"d/d/d/%d" % number: Node("file") for number in range(2)})
+        await bench.add(layer)
+        more = Layer({**layer.entries, b"d/e": Node("file")})
+        with pytest.raises(CorruptContentError, match="more names"):
+            await bench.add(more)
 
 
 async def test_more_files_than_a_layer_may_have_are_not_merged_into_one(

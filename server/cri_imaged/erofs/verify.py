@@ -89,8 +89,6 @@ class _Walk:
         self._blocks = blocks
         self._end = blocks * (BLOCK // SLOT)
         self._names = names
-        self._own = blocks * BLOCK
-        """Bytes that attributes and maps of chunks may have together: each inode has its own."""
         self._check = check
         self._shared: set[int] = set()
         """Attributes that were looked at."""
@@ -179,15 +177,9 @@ class _Walk:
         self._several.add(nid)
         return True
 
-    def _spend(self, size: int, what: str) -> None:
-        self._own -= size
-        if self._own < 0:
-            raise damaged(what)
-
     def _chunks(self, found: Found) -> int:
         """The bytes of its map."""
         chunk_map = self._image.chunk_map(found)
-        self._spend(len(chunk_map), "a sparse file")
         for block, size in stored(chunk_map, found.inode.place, found.inode.size):
             if not 0 < block <= self._blocks - -(-size // BLOCK):
                 raise damaged("a sparse file")
@@ -195,7 +187,6 @@ class _Walk:
 
     def _xattrs(self, found: Found) -> None:
         body = self._image.body(found)
-        self._spend(len(body), "an extended attribute")
         every = list(inline_ones(body))
         for place in shared_ones(body):
             if place in self._shared:
