@@ -106,6 +106,7 @@ def test_the_zygotes_environment_is_empty() -> None:
 import asyncio, os, socket, sys
 from pathlib import Path
 from cri_imaged.layers.worker.handle import Zygote
+from tests.support.process import open_files
 
 async def main():
     server = socket.create_server(("127.0.0.1", 0))
@@ -114,9 +115,8 @@ async def main():
     (pid,) = map(int, Path("/proc/self/task", str(os.getpid()), "children").read_text().split())
     while b"zygote" not in Path(f"/proc/{pid}/cmdline").read_bytes():
         await asyncio.sleep(0.01)
-    links = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
     print(Path(f"/proc/{pid}/environ").read_bytes())
-    print(sum(link.startswith("socket:") for link in links))
+    print(sum(link.startswith("socket:") for link in open_files(pid).values()))
     await zygote.stop()
 
 asyncio.run(main())
@@ -163,6 +163,34 @@ print(rehearse(privileged=confine.privileged()), around() == before)
         [sys.executable, "-c", script], cwd=CHECKOUT, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == ["True", "True"]
+
+
+def test_the_zygote_has_code_of_layers_fitted_to_its_use_before_it_forks() -> None:
+    require_real(os.geteuid() == 0, "a file system in memory needs root")
+    script = """
+import dis, socket, sys
+from cri_imaged.layers.sinks.table import open_sink
+from cri_imaged.layers.worker import zygote
+
+def is_fitted(function):
+    now, first = (
+        [each.opname for each in dis.get_instructions(function, adaptive=adaptive)]
+        for adaptive in (True, False)
+    )
+    return now != first
+
+ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+ours.close()
+sys.argv[1:] = [str(theirs.detach())]
+before = is_fitted(open_sink)
+zygote.main()
+print(before, is_fitted(open_sink))
+"""
+    # Without the environment, as measuring coverage keeps code from being fitted.
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", script], env={}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["False", "True"]
 
 
 @pytest.mark.parametrize("module", ["grpc", "asyncio", "aiohttp", "ssl", "multiprocessing"])

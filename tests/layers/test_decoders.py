@@ -24,6 +24,7 @@ from cri_imaged.ports import Applied, DirectoryTarget
 from tests.layers.sources import Growing, Whole
 from tests.layers.test_pool import GZIP, LAYER, check, pool, until, workers
 from tests.support import tarballs as t
+from tests.support.process import open_files
 from tests.support.require import require_real
 
 __all__ = ["pool"]  # a fixture
@@ -117,8 +118,7 @@ async def test_a_waiting_decoder_holds_nothing_of_the_layers_before(layers: Laye
     (decoder,) = workers()
 
     def held() -> list[str]:
-        folder = f"/proc/{decoder}/fd"
-        return sorted(os.readlink(f"{folder}/{fd}").partition(":")[0] for fd in os.listdir(folder))
+        return sorted(link.partition(":")[0] for link in open_files(decoder).values())
 
     await until(lambda: held() == ["pipe", "pipe", "pipe", "socket"])
     assert no_more_threads(decoder)

@@ -47,6 +47,7 @@ from tests.layers.test_pool import (
     workers,
 )
 from tests.support import tarballs as t
+from tests.support.process import open_files
 from tests.support.require import require_real
 from tests.support.unprivileged import CHECKOUT
 
@@ -219,15 +220,6 @@ async def starve(folder: Path) -> None:
         assert more > 4
         await until(lambda: open_files() == before)  # a report's file is closed in a thread
         check(applied, LAYER, into.directory)
-
-
-def open_files() -> dict[str, str]:
-    """This process's descriptors, and what each is of."""
-    found = {}
-    for number in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(FileNotFoundError):  # the list's own
-            found[number] = os.readlink(f"/proc/self/fd/{number}")
-    return found
 
 
 def test_no_descriptor_leaks_where_there_are_too_few(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -16,6 +17,17 @@ Value = TypeVar("Value")
 
 DEADLINE = 60.0
 """Seconds after which waiting is given up: for a hang, not for a slow machine."""
+
+
+def open_files(pid: int | None = None) -> dict[str, str]:
+    """A process's descriptors, this one's without a `pid`, and what each is of. It may open and
+    close others meanwhile."""
+    folder = f"/proc/{pid or 'self'}/fd"
+    found = {}
+    for number in os.listdir(folder):
+        with contextlib.suppress(FileNotFoundError):  # closed since; here, the list's own
+            found[number] = os.readlink(f"{folder}/{number}")
+    return found
 
 
 class Process:
