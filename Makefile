@@ -95,7 +95,9 @@ image-check: setup image ## build the image, have our daemon import it, and run 
 
 sbom: setup ## write what the packages are made of into dist/, as CycloneDX
 	@mkdir -p dist
-	$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
+	version=$$($(BIN)/python -c 'import cri_imaged; print(cri_imaged.__version__)') && \
+	  sed "s/^dynamic = .*/version = \"$$version\"/" pyproject.toml | \
+	  $(BIN)/cyclonedx-py requirements --pyproject /dev/stdin --output-reproducible \
 	  --output-file dist/cri-imaged.cdx.json deploy/requirements.lock
 
 lock: setup ## choose anew what packages and images are built with, with hashes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from cri_imaged import __version__
 from tests.support.deploy import CHECKOUT, DEPLOY
 
 LOCK = (DEPLOY / "requirements.lock").read_text()
@@ -29,6 +31,18 @@ def test_each_pin_has_hashes_and_no_address() -> None:
     for pin in re.split(r"\n(?=[a-z])", LOCK):
         assert "--hash=sha256:" in pin, pin.splitlines()[0]
     assert "://" not in LOCK
+
+
+def test_the_list_of_parts_names_each_pin_and_which_version_they_make(tmp_path: Path) -> None:
+    for name in ("Makefile", "pyproject.toml", "deploy", "server"):
+        (tmp_path / name).symlink_to(CHECKOUT / name)
+    make = ["make", "-C", tmp_path, "-o", "setup", f"BIN={Path(sys.executable).parent}", "sbom"]
+    subprocess.run(make, check=True, capture_output=True)
+    (file,) = (tmp_path / "dist").iterdir()
+    parts = json.loads(file.read_text())
+    made = parts["metadata"]["component"]
+    assert (made["name"], made["version"]) == ("cri-imaged", __version__)
+    assert {(part["name"], part["version"]) for part in parts["components"]} == {*PIN.findall(LOCK)}
 
 
 def test_a_wheel_is_the_same_each_time(tmp_path: Path) -> None:
