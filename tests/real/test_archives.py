@@ -101,6 +101,18 @@ def test_a_layouts_directory_and_standard_input(
         assert daemon.image("registry.example/app:v1") is not None
 
 
+@pytest.mark.parametrize("linked", ["blobs", "blobs/sha256"])
+def test_a_layout_whose_blobs_lie_elsewhere(
+    daemon: Daemon, busybox: Image, tmp_path: Path, linked: str
+) -> None:
+    layout = write_layout(tmp_path / "layout", NAME, busybox)
+    (layout / linked).rename(tmp_path / "shared")
+    (layout / linked).symlink_to("../" * (linked.count("/") + 1) + "shared")
+    (layout / "round").symlink_to(".")
+    daemon.cli("import", str(layout))
+    assert daemon.image(NAME) is not None
+
+
 @pytest.mark.parametrize("kind", ["oci", "docker"])
 def test_what_is_exported_is_read_by_skopeo_and_podman(
     daemon: Daemon,
@@ -169,3 +181,18 @@ def test_a_file_of_a_hundred_images_and_one_that_is_cut_off(daemon: Daemon, tmp_
     out = daemon.cli("import", str(archive)).stdout
     assert len([line for line in out.splitlines() if ":" in line and "@" not in line]) == 100
     assert len(daemon.images()) == 100
+
+
+def test_why_an_import_is_refused_is_told_though_most_of_it_is_still_to_be_sent(
+    daemon: Daemon, tmp_path: Path
+) -> None:
+    layout = write_layout(tmp_path / "layout", NAME, image(layer({})))
+    blobs = layout / "blobs" / "sha256"
+    (blobs / ("0" * 64)).write_bytes(b"other")
+    with (blobs / ("f" * 64)).open("wb") as large:
+        large.truncate(16 << 20)
+    for _ in range(8):  # by chance the answer came before a write failed
+        run = daemon.cli("import", str(layout), check=False)
+        assert (run.returncode, run.stdout) == (1, "")
+        assert f"{'0' * 64} has other bytes" in run.stderr
+    assert daemon.images() == []

@@ -12,6 +12,9 @@ from pathlib import Path
 from cri_imaged.cli.failure import ExitCode, Failure
 from cri_imaged.unpacked import PIECE, DamagedError, unpacked
 
+_DEPTH = 3
+"""Of a layout's blobs. Links may lead round."""
+
 
 def read_archive(name: str) -> Iterator[bytes]:
     """A tar's bytes, in pieces. `-` is standard input.
@@ -34,7 +37,7 @@ def read_archive(name: str) -> Iterator[bytes]:
 
 def _directory(top: Path) -> Iterator[bytes]:
     """The files below `top` as a tar."""
-    for path in sorted(each for each in top.rglob("*") if each.is_file()):
+    for path in _files(top, _DEPTH):
         with path.open("rb") as file:
             info = tarfile.TarInfo(path.relative_to(top).as_posix())
             info.size = left = os.fstat(file.fileno()).st_size
@@ -47,3 +50,12 @@ def _directory(top: Path) -> Iterator[bytes]:
                 yield piece
             yield bytes(-info.size % tarfile.BLOCKSIZE)
     yield bytes(2 * tarfile.BLOCKSIZE)
+
+
+def _files(folder: Path, depth: int) -> Iterator[Path]:
+    """Through links too: layouts may share their blobs, or be made of links to a cache's files."""
+    for path in sorted(folder.iterdir()):
+        if path.is_file():
+            yield path
+        elif depth > 1 and path.is_dir():
+            yield from _files(path, depth - 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,8 @@ from cri_imaged.cli.failure import ExitCode, Failure, of_status
 from cri_imaged.rpc.runtime.v1 import api_pb2_grpc
 
 if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
     from cri_imaged.rpc.node.v1 import (
         archives_pb2_grpc,
         catalog_pb2_grpc,
@@ -29,9 +31,11 @@ if TYPE_CHECKING:
     )
 
 T = TypeVar("T")
+Answer = TypeVar("Answer", bound="Message")
 
 ANSWER_SECONDS = 30.0
 """How long a command waits for answers that the daemon gives from memory."""
+_OPTIONS = [("grpc.max_receive_message_length", -1)]
 
 
 class Daemon:
@@ -113,10 +117,45 @@ def call(address: str | None, work: Callable[[Daemon], Awaitable[T]]) -> T:
         raise Failure(ExitCode.INTERRUPTED, "interrupted") from None
 
 
+def exchange(
+    address: str | None, method: str, requests: Iterable[Message], answers: type[Answer]
+) -> Iterator[Answer]:
+    """Call a `method` that takes a stream, and give its answers as they come. Where the daemon ends
+    the call while it is sent something, grpc.aio tells that sending failed, and never why.
+
+    Raises:
+        Failure: as `call`, and what `requests` raises.
+    """
+    path = socket_path(address)
+    _probe(path)
+    failed: list[Exception] = []
+
+    def sent() -> Iterator[Message]:
+        try:
+            yield from requests
+        except Exception as error:
+            failed.append(error)
+            raise
+
+    def serialized(request: Message) -> bytes:
+        return request.SerializeToString()
+
+    try:
+        with grpc.insecure_channel(f"unix://{path}", options=_OPTIONS) as channel:
+            call = channel.stream_stream(method, serialized, answers.FromString)(sent())
+            try:
+                yield from call
+            except grpc.RpcError:
+                if failed:
+                    raise failed[0] from None
+                raise of_status(call.code().name, call.details() or "") from None
+    except KeyboardInterrupt:
+        raise Failure(ExitCode.INTERRUPTED, "interrupted") from None
+
+
 @asynccontextmanager
 async def _connect(path: Path) -> AsyncIterator[Daemon]:
-    options = [("grpc.max_receive_message_length", -1)]
-    async with grpc.aio.insecure_channel(f"unix://{path}", options=options) as channel:
+    async with grpc.aio.insecure_channel(f"unix://{path}", options=_OPTIONS) as channel:
         try:
             yield Daemon(channel)
         except grpc.aio.AioRpcError as error:

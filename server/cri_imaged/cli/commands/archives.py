@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import enum
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Annotated, TypeAlias
 
 import typer
 
 from cri_imaged.cli.archive_files import read_archive
-from cri_imaged.cli.client import Daemon, call
+from cri_imaged.cli.client import Daemon, call, exchange
 from cri_imaged.cli.failure import ExitCode, Failure
 from cri_imaged.cli.files import replacing
 from cri_imaged.cli.options import Address, Format, Handler
@@ -28,6 +27,7 @@ class Kind(enum.StrEnum):
     DOCKER = "docker"
 
 
+_IMPORT = "/cri_imaged.node.v1.Archives/ImportImages"
 _KINDS = {Kind.OCI: api.ARCHIVE_FORMAT_OCI, Kind.DOCKER: api.ARCHIVE_FORMAT_DOCKER}
 
 File: TypeAlias = Annotated[
@@ -94,7 +94,11 @@ def import_images(
     options = api.ImportOptions(name=name, runtime_handler=runtime_handler)
     found: list[api.ImportImagesResponse] = []
     try:
-        call(address, lambda daemon: _import(daemon, file, options, output, found))
+        requests = _requests(file, options)
+        for image in exchange(address, _IMPORT, requests, api.ImportImagesResponse):
+            found.append(image)
+            if not output.structured:
+                _tell(image)
     finally:
         if output.structured:
             show_data({"images": [document(each) for each in found]}, output)
@@ -136,37 +140,17 @@ def export(
         raise Failure(ExitCode.FAILED, f"{output}: {error.strerror or error}") from None
 
 
-async def _import(
-    daemon: Daemon,
-    file: str,
-    options: api.ImportOptions,
-    output: Output,
-    found: list[api.ImportImagesResponse],
-) -> None:
-    stream = daemon.archives.ImportImages()
-    # Where the daemon has ended the call already, what it said is read below.
-    with contextlib.suppress(asyncio.InvalidStateError):
-        try:
-            await stream.write(api.ImportImagesRequest(options=options))
-            async for chunk in _chunks(file):
-                await stream.write(api.ImportImagesRequest(chunk=chunk))
-            await stream.done_writing()
-        except Failure:
-            stream.cancel()
-            raise
-    async for image in stream:
-        found.append(image)
-        if not output.structured:
-            for name in image.names or [image.image_id]:
-                show(f"imported {name}")
-            if not image.names:
-                note(f"{image.image_id} has no name in the archive: give it one with --name")
+def _tell(image: api.ImportImagesResponse) -> None:
+    for name in image.names or [image.image_id]:
+        show(f"imported {name}")
+    if not image.names:
+        note(f"{image.image_id} has no name in the archive: give it one with --name")
 
 
-async def _chunks(file: str) -> AsyncIterator[bytes]:
-    pieces = read_archive(file)
-    while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
-        yield piece
+def _requests(file: str, options: api.ImportOptions) -> Iterator[api.ImportImagesRequest]:
+    yield api.ImportImagesRequest(options=options)
+    for chunk in read_archive(file):
+        yield api.ImportImagesRequest(chunk=chunk)
 
 
 async def _export(daemon: Daemon, request: api.ExportImagesRequest, into: IO[bytes]) -> None:
