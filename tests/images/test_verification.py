@@ -186,6 +186,27 @@ async def test_what_is_malformed_does_not_hide_a_signature(
         await bench.pull()
 
 
+@pytest.mark.parametrize(
+    "found",
+    [
+        b"{}",
+        b'{"schemaVersion":2,"mediaType":"application/vnd.oci.artifact.manifest.v1+json"}',
+        signing.signature_manifest((b"", b"x" * 200_000))[0],
+    ],
+)
+async def test_a_tag_for_signatures_that_has_something_else_does_not_hide_a_bundle(
+    tmp_path: Path, registry: GatedRegistry, team: Signer, found: bytes
+) -> None:
+    digest = put(registry).manifest.digest
+    tag = signing.signature_tag(digest)
+    registry.add_manifest(REPOSITORY, tag, images.MANIFEST, found)
+    async with guarded(tmp_path / "root", registry, policy("*", "signed", team)) as bench:
+        assert tag in await refused(bench)
+        entry = signing.refer(registry, REPOSITORY, digest, signing.bundle(digest, team))
+        signing.list_referrers(registry, REPOSITORY, digest, entry)
+        await bench.pull()
+
+
 async def test_so_many_signatures_are_looked_at_and_so_large_ones(
     tmp_path: Path, registry: GatedRegistry, team: Signer
 ) -> None:

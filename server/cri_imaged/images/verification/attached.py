@@ -179,6 +179,9 @@ class Attached(Generic[T]):
             if error.category is Category.NOT_FOUND:
                 return None
             raise
+        except (CorruptContentError, LimitExceededError) as error:
+            self._is_unfit(error)
+            return None
         assert resolved.document is not None  # as none was known
         return await self._parsed(resolved.document, resolved.descriptor.media_type, keep)
 
