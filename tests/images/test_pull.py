@@ -116,7 +116,8 @@ async def test_a_document_that_was_damaged_is_fetched_again(
         await bench.pull()
         assert blob.read_bytes() == put.document
         assert bench.parts.store.all() != []
-    assert registry.heads() == []
+    asked = [seen.method for seen in registry.seen if seen.kind == MANIFEST]
+    assert asked == ["GET", *("HEAD", "GET") * 2]
 
 
 async def test_an_image_that_is_removed_while_it_is_pulled_again(

@@ -28,10 +28,10 @@ class Documents:
     lease: Lease
     rights: Rights
     _held: set[Descriptor] = field(default_factory=set)
-    """By the lease already, and seen to be intact."""
+    """By the lease already."""
 
     async def resolved(self, descriptor: Descriptor, document: BinaryIO | None) -> None:
-        """Keep what the registry answered to the reference. None: it is here, intact and held."""
+        """Keep what the registry answered to the reference. None: it is here and held."""
         if document is not None:
             await self.stores.documents.put(descriptor, document, self.lease)
         self._held.add(descriptor)

@@ -33,7 +33,7 @@ from cri_imaged.images.usage import UsageMeter
 from cri_imaged.images.verification.attached import Candidate
 from cri_imaged.images.verification.verifier import Verifier
 from cri_imaged.limits import Limits
-from cri_imaged.metadata import images, signers
+from cri_imaged.metadata import blobs, images, signers
 from cri_imaged.oci.descriptor import Descriptor
 from cri_imaged.oci.platform import Platform
 from cri_imaged.oci.reference import Reference
@@ -188,15 +188,15 @@ class Puller:
                 await spool.close(resolved.document)
 
     async def _known(self, reference: Reference, lease: Lease) -> Descriptor | None:
-        """What `reference` stood for when it was last pulled, where that document is intact here.
-        `lease` holds it from then on: whoever removes the image now takes nothing away."""
-        target = await self._stores.database.read(lambda db: images.target(db, str(reference)))
-        if target is None:
-            return None
-        held = await self._stores.content.hold(target.digest, lease)
-        if held is None or held.state != "present":
-            return None
-        return target if await self._stores.content.verify(target.digest) else None
+        """What `reference` stood for when it was last pulled, where that document is here. `lease`
+        holds it from then on: whoever removes the image now takes nothing away."""
+
+        def hold(db: sqlite3.Connection) -> Descriptor | None:
+            target = images.target(db, str(reference))
+            held = blobs.hold(db, target.digest, lease) if target is not None else None
+            return target if held is not None and held.state == "present" else None
+
+        return await self._stores.database.write(hold)
 
     async def _make_ready(
         self,
