@@ -202,8 +202,9 @@ async def test_a_lease_holds_the_highest_that_is_there(bench: Bench) -> None:
     second = await bench.add(TWO, first)
     other = leases.new()
     await bench.hold(other)
-    assert await bench.snapshotter.hold_highest([first, second, A], other) == second
-    assert await bench.snapshotter.hold_highest([A], other) is None
+    held = await bench.snapshotter.hold_chain([first, second, A], other)
+    assert held == await bench.snapshotter.walk()
+    assert await bench.snapshotter.hold_chain([A], other) == []
     assert not await bench.snapshotter.hold(A, other)
     await bench.database.write(lambda db: leases.end(db, bench.lease, keep_for_resume=False))
     assert (await bench.database.write(sweep)).snapshots == {}

@@ -71,6 +71,17 @@ def hold(db: sqlite3.Connection, snapshotter: str, chain_id: Digest, lease: Leas
     return True
 
 
+def hold_chain(
+    db: sqlite3.Connection, snapshotter: str, chain: Sequence[Digest], lease: Lease
+) -> list[SnapshotInfo]:
+    """Let `lease` hold those of `chain` (lowest first) that are committed; what is known of them.
+    Where one is, all below it are."""
+    found = [known for each in chain if (known := info(db, snapshotter, each))]
+    if found:
+        hold(db, snapshotter, found[-1].chain_id, lease)
+    return found
+
+
 def _hold(db: sqlite3.Connection, snapshot: int, lease: Lease) -> None:
     leases.insert(db, lease)
     db.execute(

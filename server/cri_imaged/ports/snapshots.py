@@ -138,8 +138,9 @@ class Snapshotter(Protocol):
         """Let `lease` hold a committed snapshot. Returns whether there is one."""
         ...
 
-    async def hold_highest(self, chain: Sequence[Digest], lease: Lease) -> Digest | None:
-        """Let `lease` hold the last of `chain` (lowest first) that is committed; which it is."""
+    async def hold_chain(self, chain: Sequence[Digest], lease: Lease) -> Sequence[SnapshotInfo]:
+        """Let `lease` hold those of `chain` (lowest first) that are committed and not lost, as
+        `notice_lost` has it. Each of them stands on the one before it."""
         ...
 
     async def info(self, chain_id: Digest) -> SnapshotInfo | None:
@@ -213,10 +214,10 @@ class Snapshotter(Protocol):
         without a row, mark snapshots without their directory as lost."""
         ...
 
-    async def notice_lost(self, chain: Sequence[Digest] | None = None) -> None:
-        """Let go of committed snapshots (of `chain`, or all) whose directory somebody removed, or
-        whose file has another digest since somebody wrote to it: their chain IDs are free, and
-        images that stand on them are not ready."""
+    async def notice_lost(self) -> None:
+        """Let go of committed snapshots whose directory somebody removed, or whose file has
+        another digest since somebody wrote to it: their chain IDs are free, and images that stand
+        on them are not ready."""
         ...
 
     async def orphans(self) -> Sequence[Path]:

@@ -77,14 +77,26 @@ class Losses:
         paths = [self._places.named(name) for name in sorted(strays)]
         return await on_disk(lambda: [path for path in paths if path.exists()])
 
-    async def notice(self, chain: Sequence[Digest] | None = None) -> None:
+    async def notice(self) -> None:
         """See `ports.Snapshotter.notice_lost`."""
-        rows = await self._committed(chain)
-        await self._let_go(await self._gone(rows) | await self._records.changed(rows))
+        every = await self._database.read(lambda db: snapshots.every(db, self._backend.name))
+        await self.look_at([row for row, chain_id in every.items() if chain_id])
+
+    async def look_at(self, rows: Sequence[int]) -> bool:
+        """Let go of those of these snapshots that are lost; whether there are any."""
+        lost = await self._gone(rows) | await self._records.changed(rows)
+        await self._let_go(lost)
+        return bool(lost)
 
     async def give_up(self, chain: Sequence[Digest]) -> None:
         """See `ports.Snapshotter.give_up`."""
-        await self._let_go(await self._committed(chain))
+        name = self._backend.name
+
+        def find(db: sqlite3.Connection) -> list[int]:
+            found = (snapshots.committed(db, name, chain_id) for chain_id in chain)
+            return [row for row in found if row is not None]
+
+        await self._let_go(await self._database.read(find))
 
     async def refuse(self, stack: Sequence[int]) -> None:
         """Raise `NotFoundError` where one of these snapshots is gone, having let go of it."""
@@ -96,17 +108,6 @@ class Losses:
                 f"{self._backend.name} snapshot {chains.get(first, first)} is gone from disk: "
                 "pull the image again"
             )
-
-    async def _committed(self, chain: Sequence[Digest] | None) -> Collection[int]:
-        name = self._backend.name
-
-        def find(db: sqlite3.Connection) -> list[int]:
-            if chain is None:
-                return [row for row, chain_id in snapshots.every(db, name).items() if chain_id]
-            found = (snapshots.committed(db, name, chain_id) for chain_id in chain)
-            return [row for row in found if row is not None]
-
-        return await self._database.read(find)
 
     async def _gone(self, candidates: Collection[int]) -> set[int]:
         def look() -> set[int]:

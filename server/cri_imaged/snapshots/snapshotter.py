@@ -22,6 +22,7 @@ from cri_imaged.ports import (
     Lease,
     Mount,
     Provenance,
+    SnapshotInfo,
     SnapshotToken,
     Target,
     Trash,
@@ -171,6 +172,18 @@ class StoredSnapshotter(SnapshotRows):
 
     # --- what is known of it -----------------------------------------------------------------
 
+    async def hold_chain(self, chain: Sequence[Digest], lease: Lease) -> list[SnapshotInfo]:
+        """See `ports.Snapshotter.hold_chain`."""
+
+        def hold(db: sqlite3.Connection) -> tuple[list[SnapshotInfo], list[int]]:
+            held = snapshots.hold_chain(db, self.name, chain, lease)
+            return held, _parents(db, self.name, held[-1].chain_id if held else None)
+
+        while True:
+            held, rows = await self._database.write(hold)
+            if not await self._losses.look_at(rows):
+                return held
+
     async def path(self, chain_id: Digest) -> Path:
         """See `ports.Snapshotter.path`."""
         return self._backend.layer(self._places.of(await self._require(chain_id)))
@@ -266,9 +279,9 @@ class StoredSnapshotter(SnapshotRows):
         await self._losses.reap()
         await self._attachments.renew()
 
-    async def notice_lost(self, chain: Sequence[Digest] | None = None) -> None:
+    async def notice_lost(self) -> None:
         """See `ports.Snapshotter.notice_lost`."""
-        await self._losses.notice(chain)
+        await self._losses.notice()
 
     async def give_up(self, chain_ids: Sequence[Digest]) -> None:
         """See `ports.Snapshotter.give_up`."""

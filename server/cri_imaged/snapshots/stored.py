@@ -19,16 +19,7 @@ class SnapshotRows:
 
     async def hold(self, chain_id: Digest, lease: Lease) -> bool:
         """See `ports.Snapshotter.hold`."""
-        return await self.hold_highest([chain_id], lease) is not None
-
-    async def hold_highest(self, chain: Sequence[Digest], lease: Lease) -> Digest | None:
-        """See `ports.Snapshotter.hold_highest`."""
-        return await self._database.write(
-            lambda db: next(
-                (each for each in reversed(chain) if snapshots.hold(db, self.name, each, lease)),
-                None,
-            )
-        )
+        return await self._database.write(lambda db: snapshots.hold(db, self.name, chain_id, lease))
 
     async def info(self, chain_id: Digest) -> SnapshotInfo | None:
         """See `ports.Snapshotter.info`."""

@@ -164,12 +164,10 @@ class ImageMaker:
         chain = [step.chain_id for step in steps]
         digests = {listed.digest for listed in (*wanted.manifest.layers, *wanted.manifest.blobs)}
         known = await self._stores.content.hold_all(digests, lease)
-        snapshotter = wanted.snapshotter
-        await snapshotter.notice_lost(chain)
-        highest = await snapshotter.hold_highest(chain, lease)
-        base = 0 if highest is None else chain.index(highest) + 1
+        held = await wanted.snapshotter.hold_chain(chain, lease)
+        base = len(held)
         if wanted.rights is not None:
-            base = await wanted.rights.proven(steps[:base], snapshotter, secrets)
+            base = wanted.rights.proven(steps, held, secrets)
         committed = set(chain[base - 1 : base])
         plan = make_plan(wanted.manifest, wanted.config, committed, known)
         if wanted.rights is not None:

@@ -82,7 +82,9 @@ class Claims:
         if not is_secret and await self._snapshotter.claim(claim, self._lease):
             return True
         # Another pull may have just brought it, from the same blob.
-        return bool(await rights.proven([step], self._snapshotter, self._secrets)) and (
+        info = await self._snapshotter.info(step.chain_id)
+        here = [info] if info is not None else []
+        return bool(rights.proven([step], here, self._secrets)) and (
             await self._snapshotter.hold(step.chain_id, self._lease)
         )
 

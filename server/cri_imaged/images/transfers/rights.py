@@ -10,6 +10,7 @@ only where this very blob was seen to give it.
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
@@ -20,7 +21,7 @@ from cri_imaged.metadata import images
 from cri_imaged.metadata.database import Database
 from cri_imaged.oci.descriptor import Descriptor
 from cri_imaged.oci.digest import Digest
-from cri_imaged.ports import LayerSecret, Secrets, SnapshotInfo, Snapshotter
+from cri_imaged.ports import LayerSecret, Secrets, SnapshotInfo
 
 _ASKED_AT_A_TIME = 3
 
@@ -36,17 +37,15 @@ class Rights:
         self._confirmed: set[Digest] = set()
         self._asking = asyncio.Semaphore(_ASKED_AT_A_TIME)
 
-    async def proven(
-        self, steps: Sequence[Step], snapshotter: Snapshotter, secrets: Secrets
-    ) -> int:
+    def proven(self, steps: Sequence[Step], here: Sequence[SnapshotInfo], secrets: Secrets) -> int:
         """How many of the lowest layers have a snapshot that their own blob was seen to give,
-        decrypted by the very secret that this pull has. `steps` are those whose snapshots are here.
+        decrypted by the very secret that this pull has. `here` are the snapshots of the lowest of
+        `steps`, as far as there are any.
         """
-        found = await asyncio.gather(*(snapshotter.info(step.chain_id) for step in steps))
-        for number, (step, info) in enumerate(zip(steps, found, strict=True)):
-            if info is None or not self._may_use(info, step, secrets):
+        for number, (step, info) in enumerate(zip(steps, here, strict=False)):
+            if not self._may_use(info, step, secrets):
                 return number
-        return len(steps)
+        return len(here)
 
     def _may_use(self, info: SnapshotInfo, step: Step, secrets: Secrets) -> bool:
         if self._trusts_store and not any(made.secret for made in info.provenance):
@@ -63,33 +62,33 @@ class Rights:
         Raises:
             RegistryError: what the registry says where it may not.
         """
-        if self._trusts_store:
+        unknown = [each for each in unique(wanted) if each.digest not in self._confirmed]
+        if self._trusts_store or not unknown:
             return
+        repository = self.origin.repository
+
+        def ours(db: sqlite3.Connection) -> set[Digest]:
+            digests = (each.digest for each in unknown)
+            return {digest for digest in digests if images.repository_has(db, repository, digest)}
+
+        self._confirmed |= await self._database.read(ours)
         try:
             async with asyncio.TaskGroup() as group:
-                for each in unique(wanted):
-                    group.create_task(self._confirm(each))
+                for each in unknown:
+                    if each.digest not in self._confirmed:
+                        group.create_task(self._ask(each))
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
 
-    async def _confirm(self, wanted: Descriptor) -> None:
-        if wanted.digest in self._confirmed:
-            return
-        repository = self.origin.repository
-        if not await self._database.read(
-            lambda db: images.repository_has(db, repository, wanted.digest)
-        ):
-            async with self._asking:
-                await self._ask(wanted)
-        self._confirmed.add(wanted.digest)
-
     async def _ask(self, wanted: Descriptor) -> None:
-        with suppress(RegistryError):
-            if await self.origin.fetcher.has(wanted):
-                return
-        # Not every registry answers a HEAD; and a refusal is told in a GET's answer only.
-        async with self.origin.fetcher.fetch(wanted):
-            return
+        async with self._asking:
+            with suppress(RegistryError):
+                if await self.origin.fetcher.has(wanted):
+                    self._confirmed.add(wanted.digest)
+                    return
+            # Not every registry answers a HEAD; and a refusal is told in a GET's answer only.
+            async with self.origin.fetcher.fetch(wanted):
+                self._confirmed.add(wanted.digest)
 
 
 def gives(info: SnapshotInfo, step: Step, secret: LayerSecret | None) -> bool:

@@ -25,7 +25,7 @@ class GoneProxy(ProxySnapshotter):
         await self._database.write(lambda db: snapshots.delete_all_active(db, self.name))
         await self.give_up([info.chain_id for info in await self.walk()])
 
-    async def notice_lost(self, chain: object = None) -> None:
+    async def notice_lost(self) -> None:
         """See `ports.Snapshotter.notice_lost`: all was given up."""
 
     async def reclaim(self, tokens: Sequence[SnapshotToken]) -> None:

@@ -35,6 +35,7 @@ from cri_imaged.ports import (
     Mount,
     Provenance,
     Skipped,
+    SnapshotInfo,
     SnapshotKind,
     SnapshotToken,
     Target,
@@ -248,10 +249,25 @@ class ProxySnapshotter(SnapshotRows):
 
     # --- health and the end ------------------------------------------------------------------
 
+    async def hold_chain(self, chain: Sequence[Digest], lease: Lease) -> list[SnapshotInfo]:
+        """See `ports.Snapshotter.hold_chain`."""
+        while True:
+            held = await self._database.write(
+                lambda db: snapshots.hold_chain(db, self.name, chain, lease)
+            )
+            if not await self._lose([each.chain_id for each in held]):
+                return held
+
+    async def _lose(self, chain_ids: Sequence[Digest]) -> bool:
+        """Give up those that the proxy does not have any more; whether there are any."""
+        gone = [each for each in chain_ids if await self._client.stat(each) is None]
+        if gone:
+            await self.give_up(gone)
+        return bool(gone)
+
     async def verify(self, chain_id: Digest) -> Verdict:
         """See `ports.Snapshotter.verify`. What a layer holds is the proxy's to verify."""
-        await self.notice_lost([chain_id])
-        if await self.info(chain_id) is None:
+        if await self.info(chain_id) is None or await self._lose([chain_id]):
             return Verdict("missing", f"proxy snapshotter {self.name} does not have it any more")
         return Verdict("sound")
 
@@ -286,17 +302,11 @@ class ProxySnapshotter(SnapshotRows):
 
         await self._database.write(give_up)
 
-    async def notice_lost(self, chain: Sequence[Digest] | None = None) -> None:
+    async def notice_lost(self) -> None:
         """See `ports.Snapshotter.notice_lost`."""
-        if chain is not None:
-            known = [each for each in chain if await self.info(each) is not None]
-            gone = [each for each in known if await self._client.stat(each) is None]
-        elif known := [info.chain_id for info in await self.walk()]:
+        if known := [info.chain_id for info in await self.walk()]:
             there = {each.name for each in await self._client.list()}
-            gone = [each for each in known if each not in there]
-        else:
-            return
-        await self.give_up(gone)
+            await self.give_up([each for each in known if each not in there])
 
     async def reap(self) -> None:
         """See `ports.Snapshotter.reap`. A proxy may come after us."""
