@@ -17,6 +17,7 @@ from cri_imaged.metadata import (
     runtime_snapshots,
     schema,
     snapshots,
+    totals,
     views,
 )
 from cri_imaged.metadata.garbage import sweep, sweep_image
@@ -252,8 +253,7 @@ class Collection(RuleBasedStateMachine):
         self.lost.difference_update(gone)
 
     def bytes_taken(self) -> int:
-        content, _ = blobs.total_bytes(self.db)
-        return content + snapshots.total_usage(self.db, SNAPSHOTTER).bytes
+        return sum(usage.bytes for usage in totals.taken(self.db).values())
 
     def linked(self, digest: Digest, besides: ModelImage) -> bool:
         return any(
@@ -377,11 +377,12 @@ class Collection(RuleBasedStateMachine):
         summed = self.db.execute(
             "SELECT coalesce(sum(size), 0), count(*) FROM blobs WHERE state = 'present'"
         ).fetchone()
-        assert blobs.total_bytes(self.db) == tuple(summed)
+        taken = totals.taken(self.db)
+        assert taken.pop(totals.BLOBS) == Usage(*summed)
         summed = self.db.execute(
             "SELECT coalesce(sum(bytes), 0), coalesce(sum(inodes), 0) FROM snapshots"
         ).fetchone()
-        assert snapshots.total_usage(self.db, SNAPSHOTTER) == Usage(*summed)
+        assert taken.get(SNAPSHOTTER, Usage(0, 0)) == Usage(*summed)
 
 
 Collection.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)

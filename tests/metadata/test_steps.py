@@ -9,7 +9,16 @@ from contextlib import closing, contextmanager
 
 import pytest
 
-from cri_imaged.metadata import blobs, durability, images, leases, readiness, schema, snapshots
+from cri_imaged.metadata import (
+    blobs,
+    durability,
+    images,
+    leases,
+    readiness,
+    schema,
+    snapshots,
+    totals,
+)
 from cri_imaged.metadata.garbage import sweep_image
 from cri_imaged.metadata.images import NewImage
 from cri_imaged.oci.descriptor import Descriptor
@@ -98,8 +107,7 @@ def steps(db: sqlite3.Connection, work: Callable[[sqlite3.Connection], object]) 
         pytest.param(lambda db: images.owners(db, [name(3)], ""), id="whom a name means"),
         pytest.param(lambda db: readiness.find(db, digest("image", 3), ""), id="refresh"),
         pytest.param(lambda db: sweep_image(db, digest("image", 3), ""), id="remove"),
-        pytest.param(blobs.total_bytes, id="measure content"),
-        pytest.param(lambda db: snapshots.total_usage(db, "native"), id="measure snapshots"),
+        pytest.param(totals.taken, id="measure"),
         pytest.param(durability.volatile, id="sync"),
         pytest.param(lambda db: has_base(db, "app3"), id="a repository has what all have"),
         pytest.param(lambda db: has_base(db, "app"), id="another has it not"),

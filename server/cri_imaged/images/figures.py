@@ -13,6 +13,7 @@ from cri_imaged.images.stores import Stores
 from cri_imaged.images.volume import Volume
 from cri_imaged.metadata import totals
 from cri_imaged.obs.store_metrics import StoreFigures
+from cri_imaged.ports import Usage
 
 log = structlog.get_logger()
 
@@ -29,10 +30,11 @@ class StoreMeter:
     async def measure(self) -> None:
         """Measure once, and show it."""
 
-        def read(db: sqlite3.Connection) -> tuple[dict[str, int], dict[str, int]]:
-            return totals.objects(db), totals.sizes(db)
+        def read(db: sqlite3.Connection) -> tuple[dict[str, int], dict[str, Usage]]:
+            return totals.objects(db), totals.taken(db)
 
-        objects, sizes = await self._stores.database.read(read)
+        objects, taken = await self._stores.database.read(read)
+        sizes = {store or "blobs": usage.bytes for store, usage in taken.items()}
         (
             objects["partial_downloads"],
             sizes["partial_downloads"],

@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 
 from cri_imaged.errors import NotFoundError
-from cri_imaged.metadata import blobs
+from cri_imaged.metadata import totals
 from cri_imaged.metadata.database import Database
 from cri_imaged.ports import RuntimeSnapshots, SnapshotKind, Snapshotter, Usage
 
@@ -48,11 +48,9 @@ class UsageMeter:
 
     async def measure(self) -> None:
         """Bring `entries` up to date."""
-        usages, (content_bytes, content_inodes) = await asyncio.gather(
-            asyncio.gather(*(snapshotter.total_usage() for snapshotter in self._snapshotters)),
-            self._database.read(blobs.total_bytes),
-        )
-        usages[0] = Usage(usages[0].bytes + content_bytes, usages[0].inodes + content_inodes)
+        taken = await self._database.read(totals.taken)
+        usages = [taken.get(each.name, Usage(0, 0)) for each in self._snapshotters]
+        usages[0] += taken[totals.BLOBS]
         now = time.time_ns()
         self.entries = tuple(
             FilesystemUsage(snapshotter.directory, usage, now)

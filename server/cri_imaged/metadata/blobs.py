@@ -46,12 +46,6 @@ def all_present(db: sqlite3.Connection) -> dict[Digest, int]:
     return {Digest(row["digest"]): row["size"] for row in rows}
 
 
-def total_bytes(db: sqlite3.Connection) -> tuple[int, int]:
-    """Bytes and number of the blobs that are present."""
-    row = db.execute("SELECT bytes, inodes FROM totals WHERE store = ''").fetchone()
-    return row["bytes"], row["inodes"]
-
-
 def lost(db: sqlite3.Connection, digests: Iterable[Digest]) -> None:
     """The blobs' files are gone or wrong."""
     db.executemany(

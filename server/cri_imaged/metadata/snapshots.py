@@ -202,12 +202,6 @@ def existing(db: sqlite3.Connection, snapshots: Sequence[int]) -> set[int]:
     return {snapshot for snapshot in snapshots if _id(db, "id = ?", (snapshot,)) is not None}
 
 
-def total_usage(db: sqlite3.Connection, snapshotter: str) -> Usage:
-    """What all snapshots of one snapshotter take."""
-    row = db.execute("SELECT bytes, inodes FROM totals WHERE store = ?", (snapshotter,)).fetchone()
-    return Usage(row["bytes"], row["inodes"]) if row else Usage(0, 0)
-
-
 def info(db: sqlite3.Connection, snapshotter: str, chain_id: str) -> SnapshotInfo | None:
     """A committed snapshot."""
     row = db.execute(f"{_INFO} AND s.chain_id = ?", (snapshotter, chain_id)).fetchone()

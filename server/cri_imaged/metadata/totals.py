@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 
+from cri_imaged.ports import Usage
+
+BLOBS = ""
+
 
 def objects(db: sqlite3.Connection) -> dict[str, int]:
     """How many there are of each kind."""
@@ -15,9 +19,8 @@ def objects(db: sqlite3.Connection) -> dict[str, int]:
     return {**counted, "blobs": int(row["inodes"])}
 
 
-def sizes(db: sqlite3.Connection) -> dict[str, int]:
-    """Bytes on disk: blobs, and each snapshotter's snapshots by its name."""
-    return {
-        row["store"] or "blobs": int(row["bytes"])
-        for row in db.execute("SELECT store, bytes FROM totals")
-    }
+def taken(db: sqlite3.Connection) -> dict[str, Usage]:
+    """What is on disk: `BLOBS` that are present, and each snapshotter's snapshots by its name,
+    where it ever had any."""
+    rows = db.execute("SELECT store, bytes, inodes FROM totals")
+    return {row["store"]: Usage(row["bytes"], row["inodes"]) for row in rows}

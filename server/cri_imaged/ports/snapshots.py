@@ -155,10 +155,6 @@ class Snapshotter(Protocol):
         """What could not be put on disk of this snapshot and of those below it."""
         ...
 
-    async def total_usage(self) -> Usage:
-        """What all snapshots take together."""
-        ...
-
     async def path(self, chain_id: Digest) -> Path:
         """Where a committed snapshot's own layer is kept. Raises `NotFoundError`."""
         ...

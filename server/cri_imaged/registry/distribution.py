@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -24,6 +23,7 @@ from cri_imaged.registry.auth.schemes import Basic, Schemes
 from cri_imaged.registry.fetcher import RegistryFetcher
 from cri_imaged.registry.hosts.directory import HostsDirectory
 from cri_imaged.registry.hosts.host import Capability, Host, capable, is_authority
+from cri_imaged.registry.hosts.reading import reading
 from cri_imaged.registry.http.telemetry import Telemetry
 from cri_imaged.registry.http.transport import Transport
 from cri_imaged.registry.inquiry import Inquiry
@@ -179,7 +179,7 @@ class DistributionClient:
     ) -> tuple[Access, tuple[Host, ...]]:
         """On whose behalf, and the hosts that are configured for the reference's registry."""
         registry, keyring, directory = reference.registry, self._keyring, self._directory
-        logins, hosts = await asyncio.to_thread(
+        logins, hosts = await reading(
             lambda: (keyring.for_request(reference, credentials), directory.hosts(registry))
         )
         access = Access(registry, reference.repository, logins, activity or Activity())

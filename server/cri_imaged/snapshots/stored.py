@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from cri_imaged.metadata import runtime_snapshots, snapshots
 from cri_imaged.metadata.database import Database
 from cri_imaged.oci.digest import Digest
-from cri_imaged.ports import Lease, Skipped, SnapshotInfo, Usage
+from cri_imaged.ports import Lease, Skipped, SnapshotInfo
 
 
 class SnapshotRows:
@@ -32,10 +32,6 @@ class SnapshotRows:
     async def skipped(self, chain_id: Digest) -> Skipped:
         """See `ports.Snapshotter.skipped`."""
         return await self._database.read(lambda db: snapshots.skipped(db, self.name, chain_id))
-
-    async def total_usage(self) -> Usage:
-        """See `ports.Snapshotter.total_usage`."""
-        return await self._database.read(lambda db: snapshots.total_usage(db, self.name))
 
     async def runtimes(self) -> Sequence[str]:
         """See `ports.Snapshotter.runtimes`."""

@@ -6,7 +6,6 @@ Every failure is a `HostFailure`.
 
 from __future__ import annotations
 
-import asyncio
 import math
 import ssl
 import time
@@ -23,6 +22,7 @@ from cri_imaged.limits import Limits
 from cri_imaged.oci.authority import split_port
 from cri_imaged.registry.failures import HostFailure, Kind
 from cri_imaged.registry.hosts.host import Host, TlsSettings
+from cri_imaged.registry.hosts.reading import reading
 from cri_imaged.registry.http.addresses import Reach, reach
 from cri_imaged.registry.http.dial import Route, proxy_login
 from cri_imaged.registry.http.errors import MalformedError
@@ -184,7 +184,7 @@ class Transport:
         return Route(url.raw_host or "", url.port or 0, tls, proxy, proxy_tls)
 
     async def _tls(self, settings: TlsSettings) -> ssl.SSLContext:
-        return await asyncio.to_thread(self._contexts.get, settings)
+        return await reading(lambda: self._contexts.get(settings))
 
     def _remember(self, host: Host, url: URL, found: Reach) -> None:
         """How far away `host` itself answers from."""
