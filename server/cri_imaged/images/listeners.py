@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import structlog
 
 from cri_imaged.errors import InvalidRequestError
@@ -42,7 +44,12 @@ def counting(metrics: Metrics) -> Listener:
 
 
 def write_log(event: Event) -> None:
-    """A listener: a line for each image that comes, changes or goes, and each pull."""
+    """A listener: a line for each image that comes, changes or goes, and each pull. To make one
+    takes longer than to hand a client its answer, so that comes first."""
+    asyncio.get_running_loop().call_soon(_write, event)
+
+
+def _write(event: Event) -> None:
     if isinstance(event, ImageKnown):
         image = event.image
         if event.before is None:
