@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,30 @@ async def test_a_second_pull_asks_the_registry_but_fetches_nothing(
     assert bench.leases() == []
 
 
+async def test_a_second_pull_takes_as_many_transactions_however_many_layers(
+    bench: Bench, registry: FaultRegistry
+) -> None:
+    """Each is a way to a thread and back."""
+    database = bench.parts.base.stores.database
+    begun: list[str] = []
+
+    def note(statement: str) -> None:
+        if statement.startswith("BEGIN"):
+            begun.append(statement)
+
+    async def transactions(*layers: int) -> int:
+        serve(registry, image_of(*map(layer, layers)))
+        await bench.pull()
+        await database.read(lambda db: db.set_trace_callback(note))
+        begun.clear()
+        await bench.pull()
+        count = len(begun)
+        await database.read(lambda db: db.set_trace_callback(None))
+        return count
+
+    assert await transactions(*range(9)) == await transactions(9) > 0
+
+
 async def test_a_second_pull_of_an_index(bench: Bench, registry: FaultRegistry) -> None:
     put = serve(registry, image_of(layer(0)), "ours")
     index = serve_index(registry, [descriptor(put.document, images.MANIFEST)])
@@ -110,14 +135,16 @@ async def test_a_document_that_was_damaged_is_fetched_again(
 ) -> None:
     put = serve(registry, image_of(layer(0)))
     await bench.pull()
-    blob = bench.root / "content" / "blobs" / "sha256" / put.manifest.digest.hex
-    for damage in (lambda: blob.write_bytes(b"x" * put.manifest.size), blob.unlink):
-        damage()
-        await bench.pull()
-        assert blob.read_bytes() == put.document
-        assert bench.parts.store.all() != []
-    asked = [seen.method for seen in registry.seen if seen.kind == MANIFEST]
-    assert asked == ["GET", *("HEAD", "GET") * 2]
+    blobs = bench.root / "content" / "blobs" / "sha256"
+    for path in (blobs / put.manifest.digest.hex, blobs / put.config.digest[7:]):
+        whole = path.read_bytes()
+        for damage in (partial(path.write_bytes, b"x" * len(whole)), path.unlink):
+            damage()
+            registry.seen.clear()
+            await bench.pull()
+            assert path.read_bytes() == whole
+            assert bench.parts.store.all() != []
+            assert [seen.method for seen in registry.seen] == ["HEAD", "GET"]
 
 
 async def test_an_image_that_is_removed_while_it_is_pulled_again(

@@ -223,11 +223,12 @@ def test_one_image_for_two_handlers(db: sqlite3.Connection) -> None:
 
 def test_what_a_name_stood_for_last_whoever_pulled_it(db: sqlite3.Connection) -> None:
     name = "docker.io/library/a:1"
-    assert images.target(db, name) is None
+    assert images.meant(db, name) is None
     for handler, target in (("", B), ("vm", C), ("", A)):
         new = image(db, name, handler=handler, target=target)
-        assert images.target(db, name) == new.target
-    assert images.target(db, name + "0") is None
+        blobs_of = {**dict.fromkeys(new.layers, True), **dict.fromkeys(new.documents, False)}
+        assert images.meant(db, name) == (new.target, blobs_of)
+    assert images.meant(db, name + "0") is None
 
 
 def test_two_manifests_that_share_a_config_are_one_image(db: sqlite3.Connection) -> None:

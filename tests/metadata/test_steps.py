@@ -103,7 +103,7 @@ def steps(db: sqlite3.Connection, work: Callable[[sqlite3.Connection], object]) 
     "work",
     [
         pytest.param(lambda db: add(db, MANY + 1), id="pull"),
-        pytest.param(lambda db: images.target(db, name(3)), id="what a name meant"),
+        pytest.param(lambda db: images.meant(db, name(3)), id="what a name meant"),
         pytest.param(lambda db: images.owners(db, [name(3)], ""), id="whom a name means"),
         pytest.param(lambda db: readiness.find(db, digest("image", 3), ""), id="refresh"),
         pytest.param(lambda db: sweep_image(db, digest("image", 3), ""), id="remove"),

@@ -7,6 +7,7 @@ import sqlite3
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from cri_imaged.metadata import snapshots
 from cri_imaged.oci.descriptor import Descriptor
@@ -31,6 +32,14 @@ class NewImage:
     user: str
     snapshotter: str
     chain_id: Digest | None
+
+
+class Meant(NamedTuple):
+    """An image that a reference stands for."""
+
+    target: Descriptor
+    blobs: dict[Digest, bool]
+    """All that it links, and whether it is a layer: else it is a document."""
 
 
 def save(db: sqlite3.Connection, image: NewImage) -> None:
@@ -143,14 +152,21 @@ def owners(db: sqlite3.Connection, names: Iterable[str], handler: str) -> set[Di
     return {Digest(row["image_id"]) for row in rows if row is not None}
 
 
-def target(db: sqlite3.Connection, name: str) -> Descriptor | None:
-    """What the reference `name` resolved to when it was last pulled, for any handler."""
+def meant(db: sqlite3.Connection, name: str) -> Meant | None:
+    """What the reference `name` was when it was last pulled, for any handler."""
     row = db.execute(
-        "SELECT target_type, target, target_size FROM names JOIN images ON images.id = names.image"
+        "SELECT images.id, target_type, target, target_size FROM names"
+        " JOIN images ON images.id = names.image"
         " WHERE names.name = ? ORDER BY names.updated DESC",
         (name,),
     ).fetchone()
-    return row and Descriptor(row["target_type"], Digest(row["target"]), row["target_size"])
+    if row is None:
+        return None
+    linked = db.execute("SELECT blob, layer FROM image_blobs WHERE image = ?", (row["id"],))
+    return Meant(
+        Descriptor(row["target_type"], Digest(row["target"]), row["target_size"]),
+        {Digest(blob): bool(layer) for blob, layer in linked},
+    )
 
 
 def stand_on(db: sqlite3.Connection, image: int, snapshotter: str, chain_id: Digest | None) -> None:

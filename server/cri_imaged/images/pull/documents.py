@@ -14,6 +14,7 @@ from cri_imaged.images.transfers.rights import Rights
 from cri_imaged.images.transfers.transfers import Transfers
 from cri_imaged.metadata import blobs
 from cri_imaged.oci.descriptor import Descriptor
+from cri_imaged.oci.digest import Digest
 from cri_imaged.ports import Lease
 
 T = TypeVar("T")
@@ -27,14 +28,14 @@ class Documents:
     transfers: Transfers
     lease: Lease
     rights: Rights
-    _held: set[Descriptor] = field(default_factory=set)
-    """By the lease already."""
+    held: dict[Digest, int] = field(default_factory=dict)
+    """Documents that are here and that the lease holds already, and their sizes."""
 
     async def resolved(self, descriptor: Descriptor, document: BinaryIO | None) -> None:
         """Keep what the registry answered to the reference. None: it is here and held."""
         if document is not None:
             await self.stores.documents.put(descriptor, document, self.lease)
-        self._held.add(descriptor)
+        self.held[descriptor.digest] = descriptor.size
         self.rights.given(descriptor)
 
     async def made(self, descriptor: Descriptor, document: bytes) -> None:
@@ -67,7 +68,7 @@ class Documents:
             raise LimitExceededError(
                 f"document {wanted.digest} has {wanted.size} bytes, limit {limit}"
             )
-        if wanted in self._held or await self._is_here(wanted):
+        if self.held.get(wanted.digest) == wanted.size or await self._is_here(wanted):
             try:
                 await self.rights.confirm(wanted)
                 return await decoded()

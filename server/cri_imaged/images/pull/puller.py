@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from cri_imaged import spool
 from cri_imaged.images.handlers import Handler, Handlers
@@ -35,6 +36,7 @@ from cri_imaged.images.verification.verifier import Verifier
 from cri_imaged.limits import Limits
 from cri_imaged.metadata import blobs, images, signers
 from cri_imaged.oci.descriptor import Descriptor
+from cri_imaged.oci.digest import Digest
 from cri_imaged.oci.platform import Platform
 from cri_imaged.oci.reference import Reference
 from cri_imaged.ports import Activity, Credentials, Lease, Resolved, Resolver
@@ -80,6 +82,17 @@ class PullPolicy:
     """Seconds that a pull may get nothing while it waits for a registry; None: for ever."""
     verifier: Verifier
     schema1: Schema1Converter
+
+
+class _Known(NamedTuple):
+    """What is known of a reference before its registry is asked."""
+
+    target: Descriptor | None
+    """What it stood for, where that is here."""
+    documents: dict[Digest, int]
+    """Those of the image that are here, and their sizes."""
+    linked: Collection[Digest]
+    """All that the image links, here or not."""
 
 
 class Puller:
@@ -146,17 +159,16 @@ class Puller:
             ):
                 progress.enter(Phase.RESOLVING)
                 known = await self._known(reference, lease)
-                async with self._resolved(reference, credentials, known, activity) as resolved:
+                async with self._resolved(
+                    reference, credentials, known.target, activity
+                ) as resolved:
                     target, progress.account = resolved.descriptor, resolved.account
                     progress.is_resolved = True
                     signer = await self._policy.verifier.verify(
                         Candidate(reference, target, resolved.fetcher, self._resolver, credentials)
                     )
                     origin = Origin(resolved.fetcher, reference.registry, reference.name, activity)
-                    rights = Rights(
-                        self._stores.database, origin, trusts_store=self._policy.trusts_store
-                    )
-                    documents = Documents(self._stores, self._transfers, lease, rights)
+                    documents = self._documents(origin, known, lease)
                     await documents.resolved(target, resolved.document)
                 image_target = await self._policy.schema1.converted(
                     target, documents, handler.snapshotter
@@ -165,7 +177,7 @@ class Puller:
                 selected = await select(image_target, handler.platform, documents, self._limits)
                 with self._texts.kept(share, selected.manifest):
                     image = await self._make_ready(
-                        reference, repo_digest, handler, selected, signer, rights, lease, progress
+                        reference, repo_digest, handler, selected, signer, documents, progress
                     )
             await self._aftermath.run()
             progress.enter(Phase.DONE)
@@ -187,16 +199,30 @@ class Puller:
             if resolved.document is not None:
                 await spool.close(resolved.document)
 
-    async def _known(self, reference: Reference, lease: Lease) -> Descriptor | None:
-        """What `reference` stood for when it was last pulled, where that document is here. `lease`
-        holds it from then on: whoever removes the image now takes nothing away."""
+    async def _known(self, reference: Reference, lease: Lease) -> _Known:
+        """What is here of what `reference` stood for when it was last pulled. `lease` holds the
+        documents from then on: whoever removes the image now takes none of them away."""
 
-        def hold(db: sqlite3.Connection) -> Descriptor | None:
-            target = images.target(db, str(reference))
-            held = blobs.hold(db, target.digest, lease) if target is not None else None
-            return target if held is not None and held.state == "present" else None
+        def hold(db: sqlite3.Connection) -> _Known:
+            meant = images.meant(db, str(reference))
+            if meant is None:
+                return _Known(None, {}, {})
+            documents = [each for each, is_layer in meant.blobs.items() if not is_layer]
+            found = [blobs.hold(db, each, lease) for each in documents]
+            here = {each.digest: each.size for each in found if each and each.state == "present"}
+            target = meant.target if meant.target.digest in here else None
+            return _Known(target, here, meant.blobs)
 
         return await self._stores.database.write(hold)
+
+    def _documents(self, origin: Origin, known: _Known, lease: Lease) -> Documents:
+        rights = Rights(
+            self._stores.database,
+            origin,
+            trusts_store=self._policy.trusts_store,
+            ours=known.linked,
+        )
+        return Documents(self._stores, self._transfers, lease, rights, known.documents)
 
     async def _make_ready(
         self,
@@ -205,8 +231,7 @@ class Puller:
         handler: Handler,
         selected: Selected,
         signer: str | None,
-        rights: Rights,
-        lease: Lease,
+        documents: Documents,
         progress: PullProgress,
     ) -> Image:
         def add_signer(db: sqlite3.Connection) -> None:
@@ -218,11 +243,11 @@ class Puller:
             selected,
             tuple(filter(None, (str(reference), repo_digest))),
             handler,
-            rights,
-            lease,
+            documents.rights,
+            documents.lease,
             progress,
             also=add_signer,
-            spends=(lease,),
+            spends=(documents.lease,),
         )
         progress.image_id, progress.image_bytes = record.image_id, record.size
         progress.warnings = await warnings_of(

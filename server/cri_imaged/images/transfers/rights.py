@@ -29,12 +29,20 @@ _ASKED_AT_A_TIME = 3
 class Rights:
     """One pull's."""
 
-    def __init__(self, database: Database, origin: Origin, *, trusts_store: bool) -> None:
-        """With `trusts_store` all that is here may be used by every pull (`image.trust_store`)."""
+    def __init__(
+        self,
+        database: Database,
+        origin: Origin,
+        *,
+        trusts_store: bool,
+        ours: Iterable[Digest] = (),
+    ) -> None:
+        """With `trusts_store` all that is here may be used by every pull (`image.trust_store`).
+        `ours`: what is known already to be linked by an image of the origin's repository."""
         self._database = database
         self.origin = origin
         self._trusts_store = trusts_store
-        self._confirmed: set[Digest] = set()
+        self._confirmed = set(ours)
         self._asking = asyncio.Semaphore(_ASKED_AT_A_TIME)
 
     def proven(self, steps: Sequence[Step], here: Sequence[SnapshotInfo], secrets: Secrets) -> int:
