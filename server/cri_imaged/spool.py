@@ -47,6 +47,13 @@ def read(spool: BinaryIO) -> bytes:
     return spool.read()
 
 
+async def content(spool: BinaryIO) -> bytes:
+    """As `read`, from the event loop."""
+    if _is_in_memory(size_of(spool)):
+        return read(spool)
+    return await to_the_end(on_disk(partial(read, spool)))
+
+
 def write_anew(spool: BinaryIO, data: bytes) -> None:
     """Have `data` in it and nothing else."""
     spool.seek(0)

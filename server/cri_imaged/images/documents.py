@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import BinaryIO, TypeVar
 
+from cri_imaged import spool
 from cri_imaged.budget import MemoryBudget
 from cri_imaged.disk import on_disk
 from cri_imaged.errors import ImagedError
@@ -30,16 +31,9 @@ class StoredDocuments:
         self.limits = limits
 
     async def put(self, descriptor: Descriptor, document: BinaryIO, lease: Lease) -> None:
-        """Store a document that was verified, from a file, which is closed. Raises
-        `NoSpaceError`."""
-
-        def read() -> bytes:
-            with document:
-                document.seek(0)
-                return document.read()
-
+        """Store a document that was verified, from its spool. Raises `NoSpaceError`."""
         async with self._budget.holding(descriptor.size, f"document {descriptor.digest}"):
-            data = await to_the_end(on_disk(read))
+            data = await spool.content(document)
             await self._content.put(descriptor.digest, data, lease)
 
     async def manifest(
