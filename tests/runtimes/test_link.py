@@ -17,6 +17,7 @@ from cri_imaged.obs.runtime_metrics import RuntimesMetrics
 from cri_imaged.process import background
 from cri_imaged.rpc.containerd.events import events_pb2, events_pb2_grpc
 from cri_imaged.rpc.containerd.images import images_pb2, images_pb2_grpc
+from cri_imaged.rpc.containerd.leases import leases_pb2, leases_pb2_grpc
 from cri_imaged.rpc.containerd.version import version_pb2, version_pb2_grpc
 from cri_imaged.runtimes.containerd.client import Containerd, ContainerdError
 from cri_imaged.runtimes.containerd.leftovers import Leftovers
@@ -48,6 +49,13 @@ class Peer(
         yield events_pb2.Envelope()
 
 
+class Leases(leases_pb2_grpc.LeasesServicer):
+    """None is left."""
+
+    async def List(self, request: Any, context: Any) -> leases_pb2.ListResponse:  # noqa: N802
+        return leases_pb2.ListResponse()
+
+
 @asynccontextmanager
 async def serving(peer: Peer, socket: Path) -> AsyncIterator[None]:
     """Serve `peer` while the context lasts."""
@@ -55,6 +63,7 @@ async def serving(peer: Peer, socket: Path) -> AsyncIterator[None]:
     version_pb2_grpc.add_VersionServicer_to_server(peer, server)
     events_pb2_grpc.add_EventsServicer_to_server(peer, server)
     images_pb2_grpc.add_ImagesServicer_to_server(peer, server)
+    leases_pb2_grpc.add_LeasesServicer_to_server(Leases(), server)
     server.add_insecure_port(f"unix:{socket}")
     await server.start()
     try:

@@ -192,6 +192,17 @@ def test_a_container_lives_on_while_our_daemon_is_dead(node: Node, app: Pushed) 
     assert node.pods.output(container) == "hello\n"
 
 
+def test_what_a_killed_daemon_held_in_containerd_is_let_go(node: Node) -> None:
+    node.daemon.kill()
+    for lease in ("cri-imaged-0123456789abcdef", "another"):
+        node.containerd.ctr("leases", "create", "--id", lease)
+    node.daemon.start()
+    node.settled()
+    left = node.containerd.ctr("leases", "list", "--quiet").split()
+    node.containerd.ctr("leases", "delete", "another")
+    assert left == ["another"]
+
+
 def test_containers_start_after_both_were_killed(node: Node, app: Pushed) -> None:
     image_id = node.daemon.pull(app.reference)
     node.containerd.kill()

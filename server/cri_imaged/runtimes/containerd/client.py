@@ -31,6 +31,7 @@ T = TypeVar("T")
 
 _CALL_SECONDS = 10.0
 _LEASE_SECONDS = 3600
+_LEASE = "cri-imaged-"
 _COLLECTED = "cri-imaged-collected-"
 """What is made in order to be collected."""
 _POLL_SECONDS = (0.002, 0.005, 0.01, 0.02, *(0.05 for _ in range(28)))
@@ -95,7 +96,7 @@ class Containerd:
     async def begin_lease(self) -> str:
         """A lease that holds what calls under it bring in, until it is ended; after an hour it ends
         by itself. Raises `ContainerdError`."""
-        lease = f"cri-imaged-{secrets.token_hex(8)}"
+        lease = f"{_LEASE}{secrets.token_hex(8)}"
         expires = datetime.fromtimestamp(time.time() + _LEASE_SECONDS, UTC)
         await self._done(
             self._leases.Create,
@@ -108,6 +109,13 @@ class Containerd:
     async def end_lease(self, lease: str) -> None:
         """Let go of what nothing else holds. Raises `ContainerdError`."""
         await self._done(self._leases.Delete, leases_pb2.DeleteRequest(id=lease))
+
+    async def end_stale_leases(self) -> None:
+        """End those of a daemon that was killed meanwhile: images that are removed would keep their
+        disk space for an hour. For one that has begun none yet. Raises `ContainerdError`."""
+        for each in (await self._done(self._leases.List, leases_pb2.ListRequest())).leases:
+            if each.id.startswith(_LEASE):
+                await self.end_lease(each.id)
 
     async def collect(self, snapshotters: Sequence[str]) -> None:
         """Have containerd collect its garbage, and remove what it does not know of each of

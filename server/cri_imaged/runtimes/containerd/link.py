@@ -85,7 +85,7 @@ class ContainerdLink:
         self._told = asyncio.Semaphore(_TOLD_AT_A_TIME)
         self._locks: WeakValueDictionary[Digest, asyncio.Lock] = WeakValueDictionary()
         self._wake = asyncio.Event()
-        self._up = False
+        self._up = self._was_up = False
         self._version = ""
         self._problem = "not connected yet"
         self._since = time.time()
@@ -146,6 +146,8 @@ class ContainerdLink:
 
     async def _connected(self) -> None:
         self._version = await self._client.version()
+        if not self._was_up:
+            await self._client.end_stale_leases()
         self._went_up()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watch())
@@ -269,7 +271,7 @@ class ContainerdLink:
         if not self._up:
             self._since = time.time()
             log.info("containerd is there", version=self._version)
-        self._up, self._problem = True, ""
+        self._up, self._was_up, self._problem = True, True, ""
         self._metrics.up.set(1)
 
     def _went_down(self, problem: str) -> None:

@@ -115,3 +115,39 @@ class DeleteRequest(message.Message):
     _ClearFieldArgType: _TypeAlias = typing.Literal["id", b"id", "sync", b"sync"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListRequest(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    FILTERS_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def filters(self) -> containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        filters: abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["filters", b"filters"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListResponse(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    LEASES_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def leases(self) -> containers.RepeatedCompositeFieldContainer[Lease]: ...
+    def __init__(
+        self,
+        *,
+        leases: abc.Iterable[Lease] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["leases", b"leases"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...

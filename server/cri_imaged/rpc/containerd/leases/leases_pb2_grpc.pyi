@@ -16,6 +16,7 @@ class LeasesStub:
     def __init__(self, channel: aio.Channel) -> None: ...
     Create: aio.UnaryUnaryMultiCallable[leases_pb2.CreateRequest, leases_pb2.CreateResponse]
     Delete: aio.UnaryUnaryMultiCallable[leases_pb2.DeleteRequest, empty_pb2.Empty]
+    List: aio.UnaryUnaryMultiCallable[leases_pb2.ListRequest, leases_pb2.ListResponse]
 
 class LeasesServicer:
     def Create(
@@ -29,5 +30,11 @@ class LeasesServicer:
         request: leases_pb2.DeleteRequest,
         context: aio.ServicerContext[leases_pb2.DeleteRequest, abc.Awaitable[empty_pb2.Empty]],
     ) -> abc.Awaitable[empty_pb2.Empty]: ...
+
+    def List(
+        self,
+        request: leases_pb2.ListRequest,
+        context: aio.ServicerContext[leases_pb2.ListRequest, abc.Awaitable[leases_pb2.ListResponse]],
+    ) -> abc.Awaitable[leases_pb2.ListResponse]: ...
 
 def add_LeasesServicer_to_server(servicer: LeasesServicer, server: aio.Server) -> None: ...
