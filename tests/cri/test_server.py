@@ -216,6 +216,21 @@ async def test_streams_in_batches_without_duplicates(
     assert (len(ids), set(ids)) == (105, {image.id for image in listed})
 
 
+async def test_of_a_filter_the_stream_shows_what_the_list_does(
+    client: Client, registry: GatedRegistry
+) -> None:
+    for number in range(2):
+        serve(registry, image_of(layer(0), N=number), f"{number}")
+        await client.pull(f"{number}")
+    for spec, count in ((client.spec("1"), 1), (client.spec("none"), 0)):
+        chosen = cri.ImageFilter(image=spec)
+        request = cri.StreamImagesRequest(filter=chosen)
+        batches = [list(each.images) async for each in client.images.StreamImages(request)]
+        listed = await client.images.ListImages(cri.ListImagesRequest(filter=chosen))
+        assert batches == [list(listed.images)] * count
+        assert len(listed.images) == count
+
+
 async def test_a_list_that_is_too_large_names_the_stream(
     tmp_path: Path, registry: GatedRegistry
 ) -> None:
