@@ -13,6 +13,7 @@ import pytest
 
 from cri_imaged.config import Config, default_config, load_config
 from cri_imaged.errors import NoSpaceError
+from cri_imaged.limits import BUILT_IN, Limits
 from cri_imaged.process import background
 from cri_imaged.reloading import RELOADABLE, Reloader, differences, taken_over
 from tests.support.daemon import Daemon
@@ -119,6 +120,15 @@ def test_caps_and_the_nodes_policy_change_while_it_runs(daemon: Daemon) -> None:
     assert removals["enabled"]
     daemon.config.write_text(f'{text}[image.bandwidth]\nbytes_per_second = "1MiB"\n')
     assert daemon.cli("config", "reload").stdout == "image.bandwidth: changed\nimage.gc: changed\n"
+
+
+def test_limits_that_parts_are_made_of_stay_until_a_restart() -> None:
+    limits = Limits()
+    before = {name: getattr(limits, name) for name in BUILT_IN}
+    others = {name: getattr(limits, name) + 1 for name in Limits.__struct_fields__}
+    limits.take_over(Limits(**others))
+    for name in Limits.__struct_fields__:
+        assert getattr(limits, name) == (others | before)[name]
 
 
 def test_limits_hold_for_what_begins_after_a_reload(daemon: Daemon, tmp_path: Path) -> None:

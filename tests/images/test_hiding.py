@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 import structlog
 
 from cri_imaged.errors import CorruptContentError
 from cri_imaged.images.health import hiding
 from cri_imaged.oci.digest import Digest
+from cri_imaged.process import background
 from tests.images.gated import GatedRegistry
 from tests.images.workbench import Bench, image_of, layer, serve, until
 
@@ -47,6 +50,13 @@ async def test_an_image_whose_lost_layer_another_pull_brings_is_shown_again(
     gate.opened.set()
     await pull
     await until(lambda: bench.name("one") in bench.shown())
+
+
+async def test_one_loss_is_looked_at_once(bench: Bench) -> None:
+    base, lost = bench.parts.base, asyncio.Event()
+    lost.set()
+    async with background(hiding.show_what_is_whole(lost, base.stores.database, base.publisher)):
+        await until(lambda: not lost.is_set())
 
 
 async def test_what_is_damaged_is_hidden_though_the_database_failed_at_first(

@@ -269,6 +269,22 @@ async def test_layers_that_a_crash_left_held_are_let_go_at_the_next_start(
         assert await snapshots.list() == []
 
 
+async def test_layers_of_what_could_not_be_published_are_not_held(
+    bench: Bench, registry: GatedRegistry, tmp_path: Path
+) -> None:
+    image = image_of(layer(0))
+    serve(registry, image)
+    store = tmp_path / "store"
+    native = bench.parts.base.stores.snapshotters["native"]
+    snapshots = native.for_runtime(Publication.name, lambda: None)
+    assert snapshots is not None
+    async with publishing(bench, store) as link:
+        (store / "overlay-images" / Digest.parse(image.id).hex).touch()
+        await bench.pull()
+        assert link.status().problem
+        assert await snapshots.list() == []
+
+
 class Slow(AdditionalStore):
     """On a disk that stands still until it is let go."""
 

@@ -141,6 +141,43 @@ async def test_a_chain_is_adopted_on_what_the_runtime_had_unpacked_itself(bench:
     assert (await snapshots.stat(top)).parent == upper, "the other names are what they were"
 
 
+async def test_a_chain_is_adopted_on_nothing_that_only_looks_like_what_is_below_it(
+    bench: Bench,
+) -> None:
+    lower = await bench.add(LOWER)
+    upper = await bench.add(UPPER, lower)
+    snapshots = runtime(bench)
+    await snapshots.prepare(f"ns/1/{lower}", "", {})
+    with pytest.raises(InvalidRequestError, match="not committed"):
+        await snapshots.prepare("key", f"ns/1/{lower}", {REF_LABEL: upper})
+    for name, above in ((f"mine-{lower}", upper), (lower, lower)):
+        await snapshots.prepare("extract", "", {})
+        await snapshots.commit(name, "extract", {})
+        key, parent = f"on {name}", name if above == upper else ""
+        await snapshots.prepare(key, parent, {REF_LABEL: above})
+        assert (await snapshots.stat(key)).kind == SnapshotKind.ACTIVE
+        assert (await snapshots.stat(name)).chain_id is None, "it is the runtime's own"
+
+
+async def test_a_chain_that_was_lost_is_back_under_each_of_its_names(bench: Bench) -> None:
+    lower = await bench.add(LOWER)
+    upper = await bench.add(UPPER, lower)
+    snapshots = runtime(bench)
+    await snapshots.prepare("extract", "", {})
+    own = f"ns/1/{lower}"
+    await snapshots.commit(own, "extract", {})
+    with pytest.raises(AlreadyExistsError):
+        await snapshots.prepare("key", own, {REF_LABEL: upper})
+    (marked,) = [each.name for each in await snapshots.list() if each.parent == own]
+    await bench.snapshotter.give_up([upper])
+    with pytest.raises(NotFoundError):
+        await snapshots.stat(marked)
+    directory = await bench.prepare("again", lower)
+    await bench.commit(upper, "again", lower, write(UPPER, directory))
+    await snapshots.adopt([lower, upper])
+    assert (await snapshots.stat(marked)).chain_id == upper
+
+
 async def test_what_a_container_stands_on_is_never_collected(bench: Bench) -> None:
     lower = await bench.add(LOWER)
     upper = await bench.add(UPPER, lower)
