@@ -466,6 +466,15 @@ def test_what_is_kept_in_memory_meanwhile_has_a_limit(
         judge(image)
 
 
+def test_no_more_attributes_are_shared_than_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("writer", "verify"):
+        monkeypatch.setattr(f"cri_imaged.erofs.{module}.MOST_SHARED", 1)
+    apply_image(tmp_path / "image", [ALIKE])
+    judge((tmp_path / "image").read_bytes())
+
+
 MANY = {f"SCHILY.xattr.user.{number}": "" for number in range(400)}
 HOLES = {**SPARSE, "GNU.sparse.size": "1000000000", "GNU.sparse.map": "0,4096"}
 
