@@ -9,10 +9,16 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Annotated, TypeAlias
+
+import msgspec
 
 from cri_imaged.shielding import to_the_end
 
 _READ_BYTES = 64 << 10
+
+Argument: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[^\0]*$")]
+"""What a program can be given: no text with a NUL."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -475,6 +475,7 @@ async def test_a_service_is_spoken_to_by_tls(
     ("text", "message"),
     [
         ("{", "is malformed"),
+        ('{"key-providers": {"vault": {"cmd": {"path": "a\\u0000"}}}}', "is malformed"),
         ('{"key-providers": {"vault": {}}}', "key provider vault has neither cmd nor grpc"),
         (
             '{"key-providers": {"vault": {"grpc": "a:1", '

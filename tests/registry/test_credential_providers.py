@@ -336,6 +336,9 @@ def test_any_output_is_an_answer_or_refused(output: bytes) -> None:
     ("change", "problem"),
     [
         ({"name": "../sh"}, "name"),
+        ({"name": "a\0"}, "name"),
+        ({"args": ["a\0"]}, "args"),
+        ({"env": [{"name": "A", "value": "a\0"}]}, "value"),
         ({"matchImages": []}, "matchImages"),
         ({"apiVersion": "v9"}, "apiVersion"),
         ({"defaultCacheDuration": "soon"}, "duration 'soon' is malformed"),

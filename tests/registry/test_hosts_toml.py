@@ -169,6 +169,8 @@ def test_http_with_tls_settings_means_tls_where_the_host_speaks_it() -> None:
         ('[host."https://xn--a.example"]\n', 1, "a host that there cannot be"),
         (f'server = "https://{"a" * 64}.example"\n', 1, "a host that there cannot be"),
         ('blocked = "yes"\n', 1, "blocked must be true"),
+        ('ca = "a\\u0000b"\n', 1, "ca must not hold a NUL"),
+        ('client = [["a", "b\\u0000"]]\n', 1, "client must not hold a NUL"),
         ('order = "size"\n', 1, "order must be"),
         ('[host."https://a.example"]\norder = "latency"\n', 2, "order is not known"),
         ("trace_context = 1\n", 1, "trace_context must be true"),

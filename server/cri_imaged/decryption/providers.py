@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from cri_imaged import children
+from cri_imaged.children import Argument
 from cri_imaged.decoders import decoder
 from cri_imaged.disk import on_disk
 from cri_imaged.errors import ConfigError
@@ -24,8 +25,8 @@ _CONFIG_BYTES = 1 * MIB
 class Command(msgspec.Struct, frozen=True):
     """A program."""
 
-    path: str
-    args: list[str] | None = None
+    path: Argument
+    args: list[Argument] | None = None
 
 
 class Tls(msgspec.Struct, frozen=True, rename="kebab"):

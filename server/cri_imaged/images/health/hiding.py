@@ -30,7 +30,8 @@ async def show_what_is_whole(lost: asyncio.Event, database: Database, publisher:
         try:
             damaged = await database.read(readiness.damaged)
             found = {(image.image_id, image.handler) for image in damaged}
-            for image_id, handler in hidden | found:
+            hidden |= found  # also where one of them fails
+            for image_id, handler in hidden:
                 await publisher.refresh(image_id, handler)
             hidden = found
         except Exception:

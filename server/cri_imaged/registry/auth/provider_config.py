@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from cri_imaged.children import Argument
 from cri_imaged.durations import parse_duration
 from cri_imaged.errors import ConfigError
 from cri_imaged.limits import MIB
@@ -25,8 +26,8 @@ _FILE_BYTES = 1 * MIB
 class Variable(msgspec.Struct, frozen=True):
     """One of the environment."""
 
-    name: str
-    value: str
+    name: Argument
+    value: Argument
 
 
 class TokenAttributes(msgspec.Struct, frozen=True, rename="camel"):
@@ -38,7 +39,7 @@ class TokenAttributes(msgspec.Struct, frozen=True, rename="camel"):
 class Provider(msgspec.Struct, frozen=True, rename="camel"):
     """One program."""
 
-    name: Annotated[str, msgspec.Meta(pattern=r"^(?!\.{1,2}$)[^/\s]+$")]
+    name: Annotated[str, msgspec.Meta(pattern=r"^(?!\.{1,2}$)[^/\s\0]+$")]
     """Of its file, in the folder of all of them."""
     match_images: Annotated[list[str], msgspec.Meta(min_length=1)]
     api_version: Literal[
@@ -48,7 +49,7 @@ class Provider(msgspec.Struct, frozen=True, rename="camel"):
     ]
     default_cache_duration: str
     """As Go writes durations; for answers that say none."""
-    args: list[str] | None = None
+    args: list[Argument] | None = None
     env: list[Variable] | None = None
     token_attributes: TokenAttributes | None = None
 

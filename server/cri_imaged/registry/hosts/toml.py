@@ -130,8 +130,10 @@ class _Section:
         shown = _USER_INFORMATION.sub("", key)
         raise ConfigError(f"{self.file}:{self._line(key)}: {shown} {problem}")
 
-    def path(self, text: str) -> Path:
-        """A path of the file, relative to its folder."""
+    def path(self, key: str, text: str) -> Path:
+        """A path that `key` gives, relative to the file's folder."""
+        if "\0" in text:
+            self.refuse(key, "must not hold a NUL")
         return self.file.parent / text
 
     def _line(self, key: str) -> int:
@@ -248,7 +250,7 @@ def _authorities(value: object, section: _Section) -> tuple[Path, ...]:
     names = [value] if isinstance(value, str) else value
     if not _is_strings(names):
         section.refuse("ca", "must be a path or a list of paths")
-    return tuple(section.path(name) for name in names)
+    return tuple(section.path("ca", name) for name in names)
 
 
 def _clients(value: object, section: _Section) -> tuple[tuple[Path, Path | None], ...]:
@@ -256,10 +258,11 @@ def _clients(value: object, section: _Section) -> tuple[tuple[Path, Path | None]
     pairs: list[tuple[Path, Path | None]] = []
     for entry in entries if isinstance(entries, list) else [None]:
         if isinstance(entry, str):
-            pairs.append((section.path(entry), None))
+            pairs.append((section.path("client", entry), None))
         elif _is_strings(entry) and len(entry) == 2:
             certificate, key = entry
-            pairs.append((section.path(certificate), section.path(key) if key else None))
+            found = section.path("client", certificate)
+            pairs.append((found, section.path("client", key) if key else None))
         else:
             section.refuse("client", "must be a path, a list of paths, or a list of pairs of paths")
     return tuple(pairs)
