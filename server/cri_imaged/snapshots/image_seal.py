@@ -95,6 +95,8 @@ class _ImageSeal:
         self._resolver = LinkResolver(lower, limits.symlinks_followed)
         self._directories: dict[bytes, Found | None] = {}
         """Of this layer, those that were asked for; None for those that it gets."""
+        self._entered: dict[tuple[int, bytes], Found] = {}
+        """Directories of this layer that were looked up: each lies on the way to deeper ones."""
         self._xattrs: dict[bytes, dict[bytes, bytes]] = {}
         """Of directories that say something else now."""
         self._skipped = Skipped(devices=len(applied.devices))
@@ -119,14 +121,24 @@ class _ImageSeal:
 
     def _find(self, path: bytes) -> Found | None:
         """What this layer has at `path`, as it was applied."""
-        found = self._image.inode()
+        found: Found | None = self._image.inode()
         for part in components(path):
-            if not found.is_directory:
+            if found is None or not found.is_directory:
                 return None
-            dirent = self._image.lookup(found, part)
-            if dirent is None:
-                return None
-            found = self._image.inode(dirent.entry.nid)
+            found = self._entry(found, part)
+        return found
+
+    def _entry(self, directory: Found, name: bytes) -> Found | None:
+        """What is at `name` in a directory of this layer."""
+        known = self._entered.get((directory.nid, name))
+        if known is not None:
+            return known
+        dirent = self._image.lookup(directory, name)
+        if dirent is None:
+            return None
+        found = self._image.inode(dirent.entry.nid)
+        if found.is_directory:
+            self._entered[directory.nid, name] = found
         return found
 
     def _own(self, path: bytes) -> Found | None:
@@ -136,7 +148,9 @@ class _ImageSeal:
             CorruptContentError: there is none.
         """
         if path not in self._directories:
-            found = self._find(path)
+            parent, name = split(path)
+            above = self._directories.get(parent) if path else None
+            found = self._find(path) if above is None else self._entry(above, name)
             if found is None or not found.is_directory:
                 raise CorruptContentError(f"layer has no directory {show(path)}")
             self._directories[path] = found
@@ -144,13 +158,14 @@ class _ImageSeal:
 
     def _change(self, path: bytes) -> Found | None:
         """As `_own`; it is made where it is missing."""
-        for depth in range(len(components(path)) + 1):
-            above = b"/".join(components(path)[:depth])
-            if above not in self._directories and self._find(above) is None:
+        above, own = b"", self._own(b"")
+        for part in components(path):
+            above = above + b"/" + part if above else part
+            if above not in self._directories and (own is None or not self._entry(own, part)):
                 self._directories[above] = None
                 self._describe(above, None)
-            self._own(above)
-        return self._directories[path]
+            own = self._own(above)
+        return own
 
     def _below(self, path: bytes) -> Held | None:
         return None if self._opaques.cover(path) else self._lower.find(path)
