@@ -24,6 +24,11 @@ def on_disk(
     return future if unwanted is None else _wanted(future, unwanted)
 
 
+def others_wait() -> bool:
+    """Whether other work waits for a thread: what could go on for long ends then."""
+    return _threads.crowded
+
+
 async def _wanted(future: asyncio.Future[T], unwanted: Callable[[T], object]) -> T:
     try:
         return await asyncio.shield(future)

@@ -41,6 +41,11 @@ class Threads:
         self._queue.put(_Item(future, work))
         return future
 
+    @property
+    def crowded(self) -> bool:
+        """Whether work waits for a thread. May be asked in any."""
+        return self._unfinished > self._most
+
     def close(self) -> None:
         """End the threads once they have done what they were given."""
         for _ in range(self._started):

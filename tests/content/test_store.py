@@ -13,8 +13,7 @@ import pytest
 from cri_imaged.errors import CorruptContentError, NoSpaceError
 from cri_imaged.metadata import blobs
 from cri_imaged.oci.digest import Digest
-from cri_imaged.ports import Ingest
-from tests.content.workbench import Bench, descriptor, present
+from tests.content.workbench import Bench, bring, descriptor, present
 from tests.support.require import require_real
 
 DATA = os.urandom(256)
@@ -209,11 +208,6 @@ def small(bench: Bench) -> Iterator[Bench]:
         subprocess.run(["umount", "--lazy", content], check=True)
 
 
-async def write(ingest: Ingest, data: bytes) -> None:
-    for at in range(0, len(data), 1 << 16):
-        await ingest.write(data[at : at + (1 << 16)])
-
-
 def use_up_inodes(folder: Path) -> Iterator[Path]:
     for number in range(100):
         (folder / f"{number}").touch()
@@ -230,7 +224,7 @@ async def test_a_blob_that_does_not_fit_fails_and_gives_its_space_back(small: Be
     data = os.urandom(2 << 20)
     async with small.store.writer(descriptor(data), small.lease) as ingest:
         with pytest.raises(NoSpaceError, match=f"{descriptor(data).digest}.*No space left"):
-            await write(ingest, data)
+            await bring(ingest, data)
         assert ingest.offset == 0
         assert free(small) == before
     assert small.on_disk() == {}

@@ -11,18 +11,23 @@ import asyncio
 import errno
 import os
 import threading
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
 
 import pytest
 
+from cri_imaged import disk
 from cri_imaged.errors import (
     CorruptContentError,
     LimitExceededError,
     NoSpaceError,
     NotFoundError,
 )
+from cri_imaged.limits import KIB, MIB
 from cri_imaged.metadata import leases
 from cri_imaged.ports import Ingest, Lease
-from tests.content.workbench import Bench, descriptor, present
+from cri_imaged.threads import Threads
+from tests.content.workbench import PIECE, Bench, bring, descriptor, present
 
 DATA = os.urandom(256)
 BIG = os.urandom(3 << 20) * 2
@@ -323,35 +328,82 @@ async def test_hold(bench: Bench) -> None:
 # --- a disk that is slow, or stands still -------------------------------------------------------
 
 
-async def bring(ingest: Ingest, data: bytes) -> None:
-    for at in range(0, len(data), 1 << 16):
-        await ingest.write(data[at : at + (1 << 16)])
-    await ingest.commit()
+@contextmanager
+def frozen_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Until the end. Tells what was written since: the size of each piece."""
+    thawed = threading.Event()
+    pwrite_now = os.pwrite
+    written: list[int] = []
+
+    def pwrite(fd: int, data: memoryview, at: int) -> int:
+        thawed.wait(60)
+        written.append(len(data))
+        return pwrite_now(fd, data, at)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    try:
+        yield written
+    finally:
+        thawed.set()
+
+
+async def standstill(ingests: Sequence[Ingest]) -> None:
+    """Until nobody brings more."""
+    offsets = [-1]
+    while offsets != (now := [ingest.offset for ingest in ingests]):
+        offsets = now
+        await asyncio.sleep(0.01)
 
 
 async def test_what_comes_meanwhile_waits_up_to_a_bound(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The event loop goes on, and whoever brings the bytes is held back."""
-    thawed = threading.Event()
-    written = os.pwrite
-
-    def pwrite(fd: int, data: memoryview, at: int) -> int:
-        thawed.wait(60)
-        return written(fd, data, at)
-
-    monkeypatch.setattr(os, "pwrite", pwrite)
     async with bench.store.writer(descriptor(BIG), bench.lease) as ingest:
-        bringing = asyncio.create_task(bring(ingest, BIG))
-        offset = -1
-        while ingest.offset != offset:
-            offset = ingest.offset
-            await asyncio.sleep(0.01)
-        assert not bringing.done()
-        assert 0 < offset <= 1 << 19
-        thawed.set()
+        with frozen_disk(monkeypatch):
+            bringing = asyncio.create_task(bring(ingest, BIG))
+            await standstill([ingest])
+            assert not bringing.done()
+            assert 0 < ingest.offset <= 4 * MIB + PIECE
         await bringing
     assert await bench.store.verify(descriptor(BIG).digest)
+
+
+async def test_the_more_waits_of_all_the_less_waits_of_each(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blobs = [bytes([number]) + BIG[1:] for number in range(20)]
+    async with AsyncExitStack() as opened:
+        ingests = [
+            await opened.enter_async_context(bench.store.writer(descriptor(data), bench.lease))
+            for data in blobs
+        ]
+        with frozen_disk(monkeypatch):
+            bringing = [
+                asyncio.create_task(bring(ingest, data))
+                for ingest, data in zip(ingests, blobs, strict=True)
+            ]
+            await standstill(ingests)
+            waiting = [ingest.offset for ingest in ingests]
+            assert min(waiting) >= 256 * KIB
+            assert sum(waiting) <= 32 * MIB + len(blobs) * (256 * KIB + PIECE)
+        await asyncio.gather(*bringing)
+    for data in blobs:
+        assert await bench.store.verify(descriptor(data).digest)
+
+
+async def test_a_blob_that_comes_lets_others_at_the_disk(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread writes for as long as there is something to write, but for them."""
+    monkeypatch.setattr(disk, "_threads", Threads(1, "disk"))
+    async with bench.store.writer(descriptor(BIG), bench.lease) as ingest:
+        with frozen_disk(monkeypatch) as written:
+            bringing = asyncio.create_task(bring(ingest, BIG))
+            await standstill([ingest])
+            before = disk.on_disk(lambda: sum(written))
+        assert await before <= MIB
+        await bringing
 
 
 async def test_what_was_brought_is_kept_though_nobody_waited_for_it(bench: Bench) -> None:

@@ -7,13 +7,16 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from cri_imaged.content.store import FileContentStore
+from cri_imaged.limits import KIB
 from cri_imaged.metadata import leases
 from cri_imaged.metadata.database import Database
 from cri_imaged.oci.descriptor import Descriptor
 from cri_imaged.oci.digest import Digest
 from cri_imaged.oci.media_types import OCI_LAYER
-from cri_imaged.ports import BlobInfo, ContentStore, Lease
+from cri_imaged.ports import BlobInfo, ContentStore, Ingest, Lease
 from cri_imaged.trash import Trash
+
+PIECE = 64 * KIB
 
 
 class Bench:
@@ -87,3 +90,9 @@ def descriptor(data: bytes, algorithm: str = "sha256", size: int | None = None) 
 def present(data: bytes, algorithm: str = "sha256") -> BlobInfo:
     """The info of a blob that is there."""
     return BlobInfo(Digest.of(data, algorithm), len(data))
+
+
+async def bring(ingest: Ingest, data: bytes) -> None:
+    for at in range(0, len(data), PIECE):
+        await ingest.write(data[at : at + PIECE])
+    await ingest.commit()

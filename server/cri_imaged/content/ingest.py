@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from cri_imaged.content.backlog import Backlog
 from cri_imaged.content.growth import FileSource, Growth
-from cri_imaged.disk import on_disk
+from cri_imaged.disk import on_disk, others_wait
 from cri_imaged.errors import CorruptContentError
 from cri_imaged.full_disk import told_as_no_space
 from cri_imaged.oci.descriptor import Descriptor
@@ -23,15 +25,15 @@ _READ_BYTES = 1 << 20
 SMALL = 64 << 10
 """A blob up to this size that comes in one piece is hashed by the way, and written when it is
 published: it takes less time than to hand it to a thread."""
-_BATCH = 256 << 10
-"""Bytes that may wait while as many are written: enough that threads cost little, and little
-enough for hundreds of ingests at once."""
+_BATCH = 512 << 10
+"""Bytes that are written, and then hashed, before readers are told of them."""
 
 
 class FileIngest:
     """The one writer of `path`, until `publish` has made it `blob_path` or it is closed.
 
-    What comes is put by while the disk is busy with what came before.
+    What comes is put by while the disk is busy with what came before, and the thread that writes
+    takes it up from there: a hand-over for each chunk would keep the disk waiting.
     """
 
     def __init__(
@@ -39,12 +41,14 @@ class FileIngest:
         descriptor: Descriptor,
         path: Path,
         blob_path: Path,
+        backlog: Backlog,
         publish: Callable[[Path, BlobInfo, Callable[[], None]], Awaitable[None]],
     ) -> None:
         """`publish` calls in a thread, and before anything else, what completes the file."""
         self._descriptor = descriptor
         self._path = path
         self._blob_path = blob_path
+        self._backlog = backlog
         self._publish = publish
         self._committed = False
         self._superseded = False
@@ -52,8 +56,10 @@ class FileIngest:
         self._hasher = descriptor.digest.hasher()
         self._fd = -1
         self._offset = 0
-        self._waiting: list[bytes] = []
+        self._waiting: deque[bytes] = deque()
         self._written = 0
+        self._moved = asyncio.Event()
+        """Set when some of what waits was written, or none of it can be."""
         self._writing: asyncio.Task[None] | None = None
         self._growth = Growth(0)
 
@@ -94,15 +100,17 @@ class FileIngest:
                 f"{self._descriptor.size} bytes"
             )
         if self._writing is not None and self._writing.done():
-            await self._turn()
+            await self._settled()
         self._waiting.append(chunk)
         self._offset += len(chunk)
-        while self._offset - self._written > _BATCH and self._waiting:
-            await self._turn()
+        self._backlog.bytes += len(chunk)
         if self._is_small_and_whole():
             asyncio.get_running_loop().call_soon(self._begin)  # unless it is committed at once
         else:
             self._begin()
+        while self._offset - self._written > self._backlog.share:
+            self._moved.clear()
+            await self._moved.wait()
 
     def _is_small_and_whole(self) -> bool:
         """Whether all of a small blob waits to be written."""
@@ -112,35 +120,48 @@ class FileIngest:
             and self._offset == self._descriptor.size <= SMALL
         )
 
-    async def _turn(self) -> None:
-        """Wait until what is being written is, and what waits is being written. Raises what went
-        wrong."""
-        if self._writing is not None:
-            await asyncio.wait([self._writing])
-            done, self._writing = self._writing, None
-            done.result()
-        self._begin()
-
     def _begin(self) -> None:
-        if self._writing is None and self._waiting:
-            chunks, self._waiting = self._waiting, []
-            self._writing = asyncio.create_task(self._put(chunks))
+        if self._waiting and (self._writing is None or self._writing.done()):
+            self._writing = asyncio.create_task(self._put())
 
-    async def _put(self, chunks: list[bytes]) -> None:
-        at = self._written
+    async def _put(self) -> None:
+        loop = asyncio.get_running_loop()
         try:
-            await on_disk(lambda: self._write_and_hash(chunks, at))
+            while self._waiting:
+                await to_the_end(on_disk(lambda: self._write_and_hash(loop)))
         except BaseException:
             await self._begin_anew()  # next time: what the disk took of this was not hashed
             raise
-        self._written = at + sum(map(len, chunks))
-        if not self._superseded:
-            self._growth.grown(self._written)
+        finally:
+            self._moved.set()
 
-    def _write_and_hash(self, chunks: list[bytes], at: int) -> None:
-        self._write_all(chunks, at)
-        for chunk in chunks:
-            self._hasher.update(chunk)
+    def _write_and_hash(self, loop: asyncio.AbstractEventLoop) -> None:
+        """What waits, and what comes meanwhile."""
+        at = self._written
+        while chunks := self._take():
+            self._write_all(chunks, at)
+            for chunk in chunks:
+                self._hasher.update(chunk)
+            at += sum(map(len, chunks))
+            loop.call_soon_threadsafe(self._wrote, at)
+            if others_wait():
+                return
+
+    def _take(self) -> list[bytes]:
+        """Some of what waits."""
+        chunks: list[bytes] = []
+        size = 0
+        while size < _BATCH and self._waiting:
+            chunks.append(self._waiting.popleft())
+            size += len(chunks[-1])
+        return chunks
+
+    def _wrote(self, to: int) -> None:
+        self._backlog.bytes -= to - self._written
+        self._written = to
+        self._moved.set()
+        if not self._superseded:
+            self._growth.grown(to)
 
     def _write_all(self, chunks: list[bytes], at: int) -> None:
         with self._told_as_no_space():
@@ -153,11 +174,14 @@ class FileIngest:
 
     async def _settled(self) -> None:
         """All that came is written. Raises what went wrong."""
-        while self._writing is not None:
-            await self._turn()
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
+            done, self._writing = self._writing, None
+            done.result()
 
     async def restart(self) -> None:
         """See `Ingest.restart`."""
+        self._waiting.clear()
         if self._writing is not None:
             await asyncio.wait([self._writing])
             self._writing = None
@@ -171,6 +195,7 @@ class FileIngest:
         finally:
             self._hasher = self._descriptor.digest.hasher()
             self._waiting.clear()
+            self._backlog.bytes -= self._offset - self._written
             self._offset = self._written = 0
         if not self._superseded:
             self._growth.restarted()
@@ -199,7 +224,9 @@ class FileIngest:
         """See `Ingest.commit`."""
         last: list[bytes] = []
         if self._is_small_and_whole():
-            last, self._waiting = self._waiting, []
+            last = self._take()
+            self._backlog.bytes -= self._offset
+            self._written = self._offset
             for chunk in last:
                 self._hasher.update(chunk)
         await self._settled()

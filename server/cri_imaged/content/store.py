@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from cri_imaged.content import files
+from cri_imaged.content.backlog import Backlog
 from cri_imaged.content.growth import WholeSource
 from cri_imaged.content.ingest import ANEW, SMALL, FileIngest
 from cri_imaged.content.spool import FileSpool
@@ -50,6 +51,7 @@ class FileContentStore:
         self._ingests = directory / "ingest"
         self._database = database
         self._trash = trash
+        self._backlog = Backlog()
         self._writing: dict[str, asyncio.Event] = {}
         folders = (self._blobs / "sha256", self._blobs / "sha512")
         for path in (directory, self._blobs, *folders, self._ingests):
@@ -147,7 +149,7 @@ class FileContentStore:
             await ended.wait()
         with self._alone(path.name):
             blob_path, publish = self.path(descriptor.digest), partial(self._publish, lease)
-            ingest = FileIngest(descriptor, path, blob_path, publish)
+            ingest = FileIngest(descriptor, path, blob_path, self._backlog, publish)
             try:
                 await ingest.resume()
                 yield ingest

@@ -42,6 +42,10 @@ class Traffic:
         self._node = _Queue(lambda: self._caps.node())
         self._hosts: dict[str, _Queue] = {}
         self._busy = {priority: _Busy() for priority in Priority}
+        self._betters = {
+            priority: [self._busy[each] for each in Priority if each < priority]
+            for priority in Priority
+        }
 
     def configure(self, caps: Caps) -> None:
         """Have these caps from now on."""
@@ -78,8 +82,8 @@ class Traffic:
             await asyncio.sleep(seconds)
 
     def _busy_for(self, priority: Priority) -> float:
-        betters = (self._busy[each] for each in Priority if each < priority)
-        return max((busy.until for busy in betters), default=0.0) - _now()
+        betters = self._betters[priority]
+        return max(busy.until for busy in betters) - _now() if betters else 0.0
 
 
 class _Busy:
