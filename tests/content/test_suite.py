@@ -386,7 +386,7 @@ async def test_the_more_waits_of_all_the_less_waits_of_each(
             await standstill(ingests)
             waiting = [ingest.offset for ingest in ingests]
             assert min(waiting) >= 256 * KIB
-            assert sum(waiting) <= 32 * MIB + len(blobs) * (256 * KIB + PIECE)
+            assert sum(waiting) <= 16 * MIB + len(blobs) * (256 * KIB + PIECE)
         await asyncio.gather(*bringing)
     for data in blobs:
         assert await bench.store.verify(descriptor(data).digest)

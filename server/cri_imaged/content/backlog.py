@@ -7,7 +7,7 @@ _MOST = 4 << 20
 whenever the event loop is busy."""
 _LEAST = 256 << 10
 """Bytes that may wait of one blob, however many others are on their way."""
-_ALL = 32 << 20
+_ALL = 16 << 20
 """Bytes that may wait of all of them together, but for the least of each."""
 
 
