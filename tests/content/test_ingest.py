@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import errno
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -36,7 +37,7 @@ class Step:
 STEPS = st.builds(
     Step,
     st.sampled_from([1, 1000, 60 * KIB, 300 * KIB, MIB]),
-    st.sampled_from(["", "", "", "later", "restart", "full", "cancel", "reopen"]),
+    st.sampled_from(["", "", "", "later", "restart", "full", "cancel", "cancel restart", "reopen"]),
 )
 
 
@@ -48,14 +49,15 @@ class Disk:
         self._pwrite = os.pwrite
 
     def pwrite(self, fd: int, data: memoryview, at: int) -> int:
+        time.sleep(0.0005)  # so that more comes meanwhile
         if self.full:
             self.full = False
             raise OSError(errno.ENOSPC, "No space left on device")
         return self._pwrite(fd, data, at)
 
 
-async def cancelled(ingest: FileIngest, chunk: bytes) -> None:
-    task = asyncio.create_task(ingest.write(chunk))
+async def cancelled(work: Coroutine[None, None, None]) -> None:
+    task = asyncio.create_task(work)
     await asyncio.sleep(0)
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
@@ -70,13 +72,19 @@ async def life(ingest: FileIngest, data: bytes, steps: list[Step], disk: Disk) -
             step = steps.pop(0) if steps else Step(MIB, "")
             disk.full = step.event == "full"
             chunk = data[ingest.offset : ingest.offset + step.size]
-            await (cancelled if step.event == "cancel" else FileIngest.write)(ingest, chunk)
+            writing = ingest.write(chunk)
+            await (cancelled(writing) if step.event == "cancel" else writing)
             if step.event == "restart":
                 await ingest.restart()
+            elif step.event == "cancel restart":
+                await cancelled(ingest.restart())
             elif step.event == "later":
                 await asyncio.sleep(0.001)
             elif step.event == "reopen":
                 return False
+        if steps and steps.pop(0).event == "cancel":
+            await cancelled(ingest.commit())
+            return False
         await ingest.commit()
     except NoSpaceError:
         return False

@@ -181,11 +181,13 @@ class FileIngest:
 
     async def restart(self) -> None:
         """See `Ingest.restart`."""
-        self._waiting.clear()
-        if self._writing is not None:
-            await asyncio.wait([self._writing])
-            self._writing = None
-        await to_the_end(self._begin_anew())
+        await to_the_end(self._restart())
+
+    async def _restart(self) -> None:
+        self._begin()
+        with contextlib.suppress(Exception):  # it is of bytes that are thrown away
+            await self._settled()
+        await self._begin_anew()
 
     async def _begin_anew(self) -> None:
         try:

@@ -16,7 +16,7 @@ from typing import cast
 
 from cri_imaged.registry.http.errors import EndedError, MalformedError
 
-_BUFFER = 1 << 20
+_BUFFER = 512 << 10
 """Bytes received at once, at most; each stream holds as much while its reader is busy."""
 _HELD = 32 << 20
 """Bytes that all streams hold in this way. The more they do, the less is received at once."""
